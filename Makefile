@@ -1,0 +1,33 @@
+# Every target sets up .venv first when it is missing or older than pyproject.toml, and only then.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: lab run test lint figures bench clean
+
+lab: .venv/ready        ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+run: .venv/ready        ## execute the course, in order, in the profile that fits this machine
+	$(BIN)/python -m common run
+
+test: .venv/ready       ## unit tests, then every notebook in the smoke profile
+	CNN_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax
+
+lint: .venv/ready       ## the fast checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+figures: .venv/ready    ## redraw figures/ from the models
+	$(BIN)/python -m common figures
+
+bench: .venv/ready      ## our loader against a conventional one, on this machine
+	$(BIN)/python -m common bench
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:                  ## remove what the targets above made, except .venv
+	rm -rf build .pytest_cache .ruff_cache

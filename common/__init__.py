@@ -1,0 +1,1 @@
+"""The small package behind the notebooks: data, training, probes, plots, records and exercises."""

@@ -1,0 +1,252 @@
+"""The command line: `python -m common list | train | bench | run | figures | sync`.
+
+Exit codes: 0 done, 1 a notebook or a training failed, 2 a wrong argument.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from common import session
+
+
+def list_models(options: argparse.Namespace) -> int:
+    """Print every network with its size."""
+    import pandas as pd
+
+    from common import probe, zoo
+
+    rows = []
+    for name, (variant, notebook) in zoo.variants().items():
+        layers = probe.layers(zoo.build_on_meta(name), (1, *variant.input_shape))
+        rows.append(
+            {
+                "name": name,
+                "notebook": notebook,
+                "input_shape": list(variant.input_shape),
+                "num_classes": variant.num_classes,
+                "params": sum(p.numel() for p in zoo.build_on_meta(name).parameters()),
+                "mult_adds": int(layers["mult_adds"].sum()),
+                "source": variant.source,
+            }
+        )
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        table = pd.DataFrame(rows)
+        for column in ("params", "mult_adds"):
+            table[column] = table[column].map("{:,}".format)
+        table["input_shape"] = ["x".join(map(str, shape)) for shape in table["input_shape"]]
+        print(table.to_string(index=False))
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train one network, judge it on the test images, and record the run."""
+    from common import data, records, zoo
+    from common.train import Config, evaluate, fit
+
+    images = data.load(options.dataset, strict=options.strict)
+    size = options.image_size or zoo.variant(options.name).input_shape[-1]
+    config = Config(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        optimizer=options.optimizer,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        schedule=options.schedule,
+        patience=options.patience,
+        precision=options.precision,
+        train_images=options.train_images,
+        image_size=size,
+        seed=options.seed,
+    )
+    model = seeded_build(options.name, images, options.seed)
+    history = fit(model, images, config, show=not options.json)
+    test = evaluate(model, data.Batches(images, "test", 512, size=size), history.precision)
+    record = records.make(
+        options.name, model, images, config, history, test, experiment="command line"
+    )
+    path = records.save(record)
+    if options.json:
+        print(json.dumps(record))
+    else:
+        print(history.frame().to_string(float_format="{:.4f}".format))
+        print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {path}")
+    return 0
+
+
+def seeded_build(name: str, images, seed: int):
+    """A network for these images, whose initial weights depend on the seed alone."""
+    import torch
+
+    from common import zoo
+
+    torch.manual_seed(seed)
+    return zoo.build(name, in_channels=images.shape[0], num_classes=len(images.classes))
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure our loader against a conventional one."""
+    from common import bench
+
+    rows = bench.loaders(seconds=options.seconds)
+    print(json.dumps(rows, indent=1) if options.json else bench.table(rows))
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Execute notebooks in order into build/, then print the comparison table."""
+    from common import compare, notebooks
+
+    chosen = notebooks.paths(options.notebooks)
+    print(f"profile {session.profile()}, device {session.device().type}", flush=True)
+    for i, path in enumerate(chosen, 1):
+        start = time.perf_counter()
+        label = f"[{i}/{len(chosen)}] {path.stem}"
+
+        def tick(done: int, total: int, label: str = label) -> None:
+            print(f"\r{label}: cell {done}/{total}", end="", flush=True)
+
+        notebook = notebooks.read(path)
+        try:
+            notebooks.execute(notebook, path.name, tick if sys.stdout.isatty() else None)
+        except notebooks.CellFailed as error:
+            notebooks.write(notebook, Path(options.out) / path.name)
+            print(f"\n{error}\nThe notebook as far as it ran: {options.out}/{path.name}")
+            return 1
+        notebooks.clean(notebook)
+        notebooks.write(notebook, Path(options.out) / path.name)
+        if options.save:
+            notebooks.write(notebook, path)
+        seconds = time.perf_counter() - start
+        print(f"\r{label}: done in {seconds:.0f} s" + " " * 20, flush=True)
+    table, problems = compare.table()
+    print()
+    print(table.to_string(index=False) if len(table) else "No runs recorded.")
+    for problem in problems:
+        print(f"left out: {problem}")
+    return 0
+
+
+def figures(options: argparse.Namespace) -> int:
+    """Redraw the pictures in figures/ from the models."""
+    from common import diagram, zoo
+
+    for name, (variant, _) in zoo.variants().items():
+        drawing = diagram.svg(zoo.build_on_meta(name), (1, *variant.input_shape), name)
+        (session.HOME / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
+    print(f"{len(zoo.names())} diagrams drawn in figures/")
+    return 0
+
+
+def sync(options: argparse.Namespace) -> int:
+    """Rewrite the notebooks' setup and exercise cells from their one definition."""
+    from common import notebooks
+
+    for path in notebooks.paths():
+        notebook = notebooks.read(path)
+        notebooks.sync(notebook)
+        notebooks.write(notebook, path)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m common", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(function, name: str | None = None) -> argparse.ArgumentParser:
+        words = function.__doc__.splitlines()[0]
+        made = commands.add_parser(name or function.__name__, help=words, description=words)
+        made.set_defaults(run=function)
+        return made
+
+    listing = command(list_models, "list")
+    listing.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+
+    training = command(train)
+    training.add_argument("name", help="a network; `python -m common list` shows them all")
+    training.add_argument(
+        "--dataset",
+        default="fashion_mnist",
+        help="a name or a folder of class folders (default: %(default)s)",
+    )
+    training.add_argument(
+        "--epochs",
+        type=int,
+        default=5,
+        help="passes over the training images (default: %(default)s)",
+    )
+    training.add_argument(
+        "--batch-size", type=int, default=128, help="images a step (default: %(default)s)"
+    )
+    training.add_argument(
+        "--lr", type=float, default=1e-3, help="learning rate (default: %(default)s)"
+    )
+    training.add_argument(
+        "--optimizer", default="adam", help="adam, adamw or sgd (default: %(default)s)"
+    )
+    training.add_argument("--weight-decay", type=float, default=0.0, help="default: %(default)s")
+    training.add_argument(
+        "--schedule", default="constant", help="constant, cosine or warmup (default: %(default)s)"
+    )
+    training.add_argument(
+        "--patience", type=int, help="stop after so many epochs without progress (default: never)"
+    )
+    training.add_argument(
+        "--precision", default="auto", help="auto, fp32, bf16 or fp16 (default: %(default)s)"
+    )
+    training.add_argument("--image-size", type=int, help="pixels (default: the network's own)")
+    training.add_argument("--train-images", type=int, help="use only so many (default: all)")
+    training.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    training.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail rather than use the digits in place of a missing set",
+    )
+    training.add_argument("--json", action="store_true", help="print the run's record as JSON")
+
+    benchmark = command(bench)
+    benchmark.add_argument(
+        "--seconds",
+        type=float,
+        default=2.0,
+        help="measure each side this long, five times (default: %(default)s)",
+    )
+    benchmark.add_argument(
+        "--json", action="store_true", help="print a JSON list instead of a table"
+    )
+
+    running = command(run)
+    running.add_argument(
+        "notebooks", nargs="*", help="parts of file names, such as 01 or lenet (default: all)"
+    )
+    running.add_argument(
+        "--out",
+        default=str(session.HOME / "build"),
+        help="folder for the executed copies (default: build/)",
+    )
+    running.add_argument("--save", action="store_true", help="also store the outputs in notebooks/")
+
+    command(figures)
+    command(sync)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"python -m common {options.command}: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"python -m common {options.command} failed: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One module a notebook: each exercise with its statement, check, hints, solution and wrong answers."""

@@ -1,0 +1,176 @@
+"""The notebooks as files: the cells they share, running them, and cleaning what a run stored."""
+
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from common import session
+from common.check import Exercise, catalogue
+from common.zoo import NOTEBOOKS
+
+# At most 8 lines, and it must stand alone: on Colab there is nothing but the one notebook.
+SETUP = """\
+import os, pathlib, sys  # noqa: E401, I001  # setup: this cell is the same in every notebook
+url = os.environ.get("COURSE_URL", "{url}")
+kaggle = pathlib.Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input")).glob("*/**/")
+places = [*pathlib.Path("x").absolute().parents, pathlib.Path("course").absolute(), *kaggle]
+homes = [str(p) for p in places if (p / "common/setup.py").exists()]
+assert homes or not os.system(f"git clone --depth 1 {{url}} course"), f"cannot fetch {{url}}"
+sys.path.insert(0, homes[0] if homes else os.path.abspath("course"))
+import common.setup"""
+
+# What a notebook's metadata may hold: nothing that changes from one machine to the next.
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+class CellFailed(RuntimeError):
+    """A notebook stopped at a cell; the message names the notebook, the cell and the error."""
+
+
+def setup_cell() -> str:
+    """The setup cell, with the course's address as pyproject.toml has it."""
+    project = tomllib.loads((session.HOME / "pyproject.toml").read_text())["project"]
+    return SETUP.format(url=project["urls"]["Repository"])
+
+
+def paths(names: list[str] | None = None) -> list[Path]:
+    """The notebooks in the order of the course, or those with one of `names` in their file name."""
+    found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not names:
+        return found
+    chosen = [path for path in found if any(name in path.stem for name in names)]
+    if not chosen:
+        raise ValueError(f"No notebook matches {names}; there are {[p.stem for p in found]}.")
+    return chosen
+
+
+# -------------------------------------------------------------------------------- shared cells
+
+
+def statement_cell(name: str, exercise: Exercise) -> str:
+    """The markdown of an exercise."""
+    title = exercise.name.replace("_", " ").capitalize()
+    lines = f"{exercise.lines} line{'s' * (exercise.lines > 1)}"
+    return f"### Exercise: {title}\n\n{exercise.statement.strip()}\n\nAt most {lines}."
+
+
+def answer_cell(name: str, code: str, answer: str) -> str:
+    """The code cell of an exercise: the student's code, then the check, hints and solution."""
+    asks = "\n".join([f'# hint("{name}", 1)', f'# solution("{name}")'])
+    gap = "\n\n\n" if code.lstrip().startswith(("def ", "class ")) else "\n\n"
+    return f'{code.strip()}{gap}check("{name}", {answer})\n{asks}'
+
+
+def sync(notebook: NotebookNode) -> None:
+    """Rewrite the setup cell and the exercises' cells in place from their one definition."""
+    for cell in notebook.cells:
+        if cell.id == "setup":
+            cell.source = setup_cell()
+        elif cell.id.startswith(("ask-", "try-")):
+            name = cell.id[4:].replace("--", ".")
+            exercise = catalogue()[name]
+            cell.source = (
+                statement_cell(name, exercise)
+                if cell.id.startswith("ask-")
+                else answer_cell(name, exercise.skeleton, exercise.answer)
+            )
+
+
+def solve(notebook: NotebookNode) -> None:
+    """Fill in the solution of every exercise, in place."""
+    for cell in notebook.cells:
+        if cell.id.startswith("try-"):
+            name = cell.id[4:].replace("--", ".")
+            cell.source = answer_cell(name, catalogue()[name].solution, catalogue()[name].answer)
+
+
+# -------------------------------------------------------------------------------- running
+
+
+def execute(
+    notebook: NotebookNode, name: str, tick: Callable[[int, int], None] | None = None
+) -> None:
+    """Run a notebook in place, in the notebooks folder; `tick(done, total)` follows the code cells.
+
+    Raises CellFailed at the first cell that fails.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    total = sum(cell.cell_type == "code" for cell in notebook.cells)
+    done = 0
+
+    def finished(cell: NotebookNode, **_) -> None:
+        nonlocal done
+        done += 1
+        if tick:
+            tick(done, total)
+
+    resources = {"metadata": {"path": str(NOTEBOOKS)}}
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        resources=resources,
+        on_cell_executed=finished,
+        kernel_name="python3",
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, DeadKernelError) as error:
+        reason = getattr(error, "evalue", "") or str(error)
+        kind = getattr(error, "ename", type(error).__name__)
+        raise CellFailed(f"{name}, code cell {done} of {total}: {kind}: {reason}") from error
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Keep what a reader should see, in place: counts 1 to n, fixed metadata, no progress bars."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    count = 0
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        kept = []
+        for output in cell.outputs:
+            widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+            if widget or output.get("name") == "stderr":
+                continue
+            output.pop("transient", None)
+            if "metadata" in output:
+                output.metadata = {}
+            if output.get("execution_count") is not None:
+                output.execution_count = count
+            kept.append(output)
+        cell.outputs = kept
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook as nbformat's version 4."""
+    return nbformat.read(path, as_version=4)
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        file.write(nbformat.writes(notebook).rstrip("\n") + "\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def words(notebook: NotebookNode) -> int:
+    """Words of prose in the markdown cells: no tables, code or pictures."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith(("|", "!["))]
+    return len(re.findall(r"[A-Za-z][\w'-]*", "\n".join(lines)))

@@ -1,0 +1,170 @@
+"""One JSON record a run: written by the notebooks and the command line, read by 99_compare."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from common import session
+from common.data import ImageSet
+from common.train import Config, Evaluation, History
+
+RESULTS = session.HOME / "results"
+PACKAGES = ("torch", "torchvision", "numpy")
+FIELDS = {  # every record has these; the types are checked when it is read
+    "model": str,
+    "dataset": str,
+    "source": str,
+    "stand_in": bool,
+    "experiment": str,
+    "profile": str,
+    "image_size": int,
+    "train_images": int,
+    "seed": int,
+    "epochs": int,
+    "batch_size": (int, list),
+    "optimizer": str,
+    "lr": float,
+    "params": int,
+    "history": dict,
+    "test_accuracy": float,
+    "class_accuracy": dict,
+    "train_seconds": float,
+    "images_per_s": float,
+    "peak_memory_bytes": (int, type(None)),
+    "device": str,
+    "precision": str,
+    "versions": dict,
+    "commit": str,
+    "config": dict,
+}
+# What makes two records the same run: they may differ in time and machine only.
+IDENTITY = ("model", "dataset", "source", "experiment", "profile", "train_images", "config")
+
+
+def make(
+    name: str,
+    model: nn.Module,
+    data: ImageSet,
+    config: Config,
+    history: History,
+    test: Evaluation,
+    *,
+    experiment: str,
+) -> dict:
+    """The record of one run: `model`, trained on `data` as `config` says and judged by `test`.
+
+    Accuracies are 0 to 1, sizes in pixels, times in seconds. `images_per_s` counts training only.
+    """
+    epochs = history.epochs
+    train_images = round(epochs[0]["images_per_s"] * epochs[0]["seconds"])
+    losses = history.batch_losses
+    return {
+        "model": name,
+        "dataset": data.name,
+        "source": data.source,
+        "stand_in": data.stand_in,
+        "experiment": experiment,
+        "profile": session.profile(),
+        "image_size": config.image_size or data.shape[-1],
+        "train_images": train_images,
+        "seed": config.seed,
+        "epochs": len(epochs),
+        "batch_size": config.batch_size,
+        "optimizer": config.optimizer,
+        "lr": config.lr,
+        "params": sum(p.numel() for p in model.parameters()),
+        "history": {
+            "epochs": epochs,
+            "batch_losses": [round(loss, 4) for loss in losses],
+            "best_epoch": history.best_epoch,
+            "notes": history.notes,
+        },
+        "test_accuracy": test.accuracy,
+        "class_accuracy": dict(zip(data.classes, test.class_accuracy, strict=True)),
+        "train_seconds": history.train_seconds,
+        "images_per_s": train_images * len(epochs) / history.train_seconds,
+        "peak_memory_bytes": history.peak_memory_bytes,
+        "device": device_name(),
+        "precision": history.precision,
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        "commit": session.commit(),
+        "config": dataclasses.asdict(config),
+    }
+
+
+def device_name() -> str:
+    """The GPU's name, or the CPU's with its threads."""
+    if session.device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def cpu_name() -> str:
+    """The processor as the operating system calls it."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
+
+
+def save(record: dict, folder: Path | None = None) -> Path:
+    """Write a record, by default to the runs folder; the same run again replaces its file."""
+    folder = folder or session.runs_folder() / "records"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [str(record[key]) for key in ("experiment", "model", "dataset", "profile", "seed")]
+    path = folder / ("-".join([*parts, identity(record)[:8]]) + ".json")
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    fresh.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
+    return path
+
+
+def identity(record: dict) -> str:
+    """A hash of what was run, the same for a repetition on another day or machine."""
+    what = json.dumps({key: record[key] for key in IDENTITY}, sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()
+
+
+def read(path: Path) -> dict:
+    """Read one record. Raises ValueError, naming the file and what is wrong, for anything else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} is not readable JSON ({error}).") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path.name} is not a record: expected a JSON object.")
+    for key, kind in FIELDS.items():
+        if key not in record:
+            raise ValueError(f"{path.name} has no {key!r}: not a record, or from an older version.")
+        if not isinstance(record[key], kind):
+            raise ValueError(f"{path.name}: {key} is {record[key]!r}, not the type expected.")
+    if not 0 <= record["test_accuracy"] <= 1:
+        raise ValueError(f"{path.name}: test_accuracy {record['test_accuracy']} is not in 0 to 1.")
+    return record
+
+
+def read_all() -> tuple[pd.DataFrame, list[str]]:
+    """Every record at hand, and a reason for each file left out.
+
+    The column `origin` is "yours" for the runs folder and "recorded" for results/. A run found in
+    both, or twice, counts once: yours goes first.
+    """
+    rows, problems, seen = [], [], set()
+    for origin, folder in (("yours", session.runs_folder() / "records"), ("recorded", RESULTS)):
+        for path in sorted(folder.glob("*.json")):
+            try:
+                record = read(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if identity(record) not in seen:
+                seen.add(identity(record))
+                rows.append(record | {"origin": origin})
+    return pd.DataFrame(rows, columns=[*FIELDS, "origin"]), problems

@@ -1,0 +1,80 @@
+"""What the five lab reports state: the one table of their figures, for tests and for 99_compare.
+
+`accuracy` is test accuracy in per cent, `seconds` the training time on the report's machine,
+`mult_adds` the count for a whole batch, by torchinfo.
+"""
+
+from typing import NamedTuple
+
+
+class Reported(NamedTuple):
+    """One result of one report."""
+
+    report: str
+    model: str  # as in common.zoo
+    dataset: str
+    params: int
+    accuracy: float | None
+    seconds: float | None
+    epochs: int
+    machine: str
+    mult_adds: float | None = None
+    batch_size: int = 64
+
+
+A, D = "NVIDIA A100 40 GB", "GeForce MX250"
+
+REPORTED = (
+    Reported("A", "lenet5_bn", "mnist", 61_750, 97.48, 40.72, 5, A, 27.08e6),
+    Reported("A", "alexnet", "mnist", 46_764_746, 99.22, 64.39, 5, A, 60.08e9),
+    Reported("A", "vgg11", "mnist", 128_806_154, 99.23, 321.26, 5, A, 483.50e9),
+    Reported("A", "vgg19", "mnist", 139_610_058, 99.14, 661.17, 5, A, 1.25e12),
+    Reported("A", "resnet18_bias", "mnist", 11_178_378, 99.37, 139.10, 5, A, 111.19e9),
+    Reported("A", "mobilenet", "mnist", 3_216_650, 98.81, 176.96, 5, A, 35.87e9),
+    Reported("A", "googlenet", "mnist", 5_977_530, 99.07, 193.44, 5, A, 96.40e9),
+    Reported("D", "lenet5", "mnist", 44_426, 97.44, 40.02, 5, D, batch_size=128),
+    Reported("D", "alexnet_small", "mnist", 43_446_122, 99.13, 708.38, 5, D, batch_size=128),
+    Reported("D", "resnet18_shared", "mnist", 11_001_546, 99.30, 1012.85, 5, D, batch_size=128),
+    Reported("D", "mobilenet", "mnist", 3_216_650, 98.36, 666.95, 5, D, batch_size=128),
+    Reported("D", "googlenet", "mnist", 5_977_530, 98.80, 693.56, 5, D, batch_size=128),
+)
+
+# Parameters layer by layer, where a report prints them: model -> [(layer, parameters), …].
+LAYER_PARAMS = {
+    "lenet5_bn": [
+        ("conv1", 156),
+        ("norm1", 12),
+        ("conv2", 2_416),
+        ("norm2", 32),
+        ("fc1", 48_120),
+        ("fc2", 10_164),
+        ("fc3", 850),
+    ],
+}
+
+# Output shapes (C, H, W) layer by layer, where a report prints them.
+LAYER_SHAPES = {
+    "lenet5": [
+        ("conv1", (6, 24, 24)),
+        ("pool1", (6, 12, 12)),
+        ("conv2", (16, 8, 8)),
+        ("pool2", (16, 4, 4)),
+        ("fc1", (120,)),
+        ("fc2", (84,)),
+        ("fc3", (10,)),
+    ],
+    "lenet5_bn": [
+        ("conv1", (6, 28, 28)),
+        ("pool1", (6, 14, 14)),
+        ("conv2", (16, 10, 10)),
+        ("pool2", (16, 5, 5)),
+        ("fc1", (120,)),
+        ("fc2", (84,)),
+        ("fc3", (10,)),
+    ],
+}
+
+
+def of(model: str, dataset: str) -> tuple[Reported, ...]:
+    """The reports' results for a model on a data set."""
+    return tuple(r for r in REPORTED if r.model == model and r.dataset == dataset)

@@ -1,0 +1,149 @@
+"""What this machine is: its device, its number format, its profile, its folders, its commit."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+HOME = Path(__file__).resolve().parent.parent  # the folder that holds common/ and notebooks/
+PROFILES = ("smoke", "laptop", "full")
+
+
+def device() -> torch.device:
+    """The device to train on: CUDA where there is a GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def profile() -> str:
+    """The budget in force: `CNN_PROFILE`, else "full" on a GPU and "laptop" on a CPU.
+
+    Raises ValueError when `CNN_PROFILE` names no profile.
+    """
+    chosen = os.environ.get("CNN_PROFILE") or ("full" if device().type == "cuda" else "laptop")
+    if chosen not in PROFILES:
+        raise ValueError(f"CNN_PROFILE is {chosen!r}; expected one of {', '.join(PROFILES)}.")
+    return chosen
+
+
+def choose(**budgets: dict) -> dict:
+    """Show the settings of the three profiles side by side and return those in force.
+
+    `budgets` maps each of "smoke", "laptop" and "full" to a dict with the same keys.
+    """
+    from IPython.display import display
+
+    if set(budgets) != set(PROFILES):
+        raise ValueError(f"choose() needs the profiles {PROFILES}, got {tuple(budgets)}.")
+    table = pd.DataFrame(budgets, dtype=object)
+    display(table.rename(columns={profile(): f"{profile()} (in use)"}))
+    return budgets[profile()]
+
+
+@functools.cache
+def has_bf16(kind: str) -> bool:
+    """Whether a "cuda" or "cpu" device has bf16 arithmetic in hardware, not emulated."""
+    if kind == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def precision(wanted: str = "auto", kind: str | None = None) -> str:
+    """The number format to compute in: "bf16", "fp16" or "fp32".
+
+    "auto" takes bf16 where the hardware has it, fp16 on an older GPU, fp32 elsewhere.
+    Raises ValueError for an unknown format, and for one that this device lacks.
+    """
+    kind = kind or device().type
+    available = ["bf16"] * has_bf16(kind) + ["fp16"] * (kind == "cuda") + ["fp32"]
+    if wanted == "auto":
+        return available[0]
+    if wanted not in available:
+        raise ValueError(
+            f"precision {wanted!r} is not available on this {kind} device; "
+            f"choose auto or one of {', '.join(available)}."
+        )
+    return wanted
+
+
+def folder(variable: str, default: str) -> Path:
+    """The folder named by an environment variable, else `default` beside the notebooks' folder."""
+    return Path(os.environ.get(variable) or HOME / default).expanduser()
+
+
+def data_folder() -> Path:
+    """Where data sets are looked for and downloaded to: `CNN_DATA`, else data/."""
+    return folder("CNN_DATA", "data")
+
+
+def runs_folder() -> Path:
+    """Where runs and caches are written: `CNN_RUNS`, else runs/; made when missing."""
+    runs = folder("CNN_RUNS", "runs")
+    runs.mkdir(parents=True, exist_ok=True)
+    return runs
+
+
+@functools.cache
+def commit() -> str:
+    """The course's git commit, with "+changes" where the checkout differs from it, or "unknown"."""
+    git = [
+        "git",
+        "-C",
+        str(HOME),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--exclude=*",
+        "--dirty=+changes",
+    ]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def in_notebook() -> bool:
+    """Whether this code runs in a Jupyter kernel rather than in a script or a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def notice(text: str) -> None:
+    """Say what must not be missed: in a framed box in a notebook, else on standard error."""
+    if in_notebook():
+        from IPython.display import display
+
+        box = "border-left:6px solid #d55e00;background:#fff4e5;color:#222;padding:8px 12px"
+        html = f'<div role="alert" style="{box}">{text}</div>'
+        display({"text/html": html, "text/plain": text}, raw=True)
+    else:
+        print(f"\n*** {text}\n", file=sys.stderr)
+
+
+def describe() -> None:
+    """Print one line on the device, the precision and the profile, and how to switch a GPU on."""
+    if device().type == "cuda":
+        where = torch.cuda.get_device_name()
+    else:
+        where = (
+            f"CPU, {torch.get_num_threads()} threads (no GPU: on Colab choose Runtime > Change "
+            "runtime type > GPU, on Kaggle Settings > Accelerator)"
+        )
+    print(f"device: {where}\nprecision: {precision()}   profile: {profile()}")
+
+
+def peak_memory_bytes() -> int | None:
+    """Most memory used so far: on the GPU by tensors, on a CPU by the whole process."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
