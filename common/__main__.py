@@ -46,10 +46,10 @@ def list_models(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Train one network, judge it on the test images, and record the run."""
     from common import data, records, zoo
-    from common.train import Config, evaluate, fit
+    from common.train import Config, fit
 
-    images = data.load(options.dataset, strict=options.strict)
-    size = options.image_size or zoo.variant(options.name).input_shape[-1]
+    # What costs nothing goes first: a wrong name or number must not wait for a download.
+    size = zoo.variant(options.name).input_shape[-1]
     config = Config(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -60,21 +60,20 @@ def train(options: argparse.Namespace) -> int:
         patience=options.patience,
         precision=options.precision,
         train_images=options.train_images,
-        image_size=size,
+        image_size=size if options.image_size is None else options.image_size,
         seed=options.seed,
     )
+    images = data.load(options.dataset, strict=options.strict)
     model = seeded_build(options.name, images, options.seed)
     history = fit(model, images, config, show=not options.json)
-    test = evaluate(model, data.Batches(images, "test", 512, size=size), history.precision)
-    record = records.make(
-        options.name, model, images, config, history, test, experiment="command line"
+    test, record = records.judge(
+        options.name, model, images, config, history, experiment="command line"
     )
-    path = records.save(record)
     if options.json:
         print(json.dumps(record))
     else:
         print(history.frame().to_string(float_format="{:.4f}".format))
-        print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {path}")
+        print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {session.runs_folder()}")
     return 0
 
 

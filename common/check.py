@@ -61,16 +61,22 @@ def find(name: str) -> Exercise:
 def judge(exercise: Exercise, answer: Any) -> tuple[str, str]:
     """("not tried yet" | "not yet" | "right", what to tell the student)."""
     if answer is ... or answer is None:
-        return "not tried yet", f"Replace the dots; {exercise.lines} lines are enough."
+        return "not tried yet", budget(exercise)
     try:
         exercise.test(Untried.guard(answer))
     except Untried:
-        return "not tried yet", f"Replace the dots; {exercise.lines} lines are enough."
+        return "not tried yet", budget(exercise)
     except NotYet as mismatch:
         return "not yet", str(mismatch)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return "not yet", f"Your code raised {type(error).__name__}: {error}"
     return "right", ""
+
+
+def budget(exercise: Exercise) -> str:
+    """How many lines an answer needs, as a sentence."""
+    few = "1 line is" if exercise.lines == 1 else f"{exercise.lines} lines are"
+    return f"Replace the dots; {few} enough."
 
 
 class Untried(Exception):

@@ -1,11 +1,15 @@
 """The comparison: one pandas table of all runs at hand beside the reports' figures."""
 
+import math
+
 import pandas as pd
 
 from common import records, reports
 
 GROUP = ["model", "dataset", "source", "experiment", "profile", "image_size"]
 GROUP += ["train_images", "epochs", "origin"]
+COLUMNS = [*GROUP, "params", "accuracy", "std", "n", "report", "seconds_an_epoch"]
+COLUMNS += ["images_per_s", "peak_MB", "machine", "precision"]
 
 
 def table() -> tuple[pd.DataFrame, list[str]]:
@@ -13,38 +17,60 @@ def table() -> tuple[pd.DataFrame, list[str]]:
 
     Accuracy is in per cent: the mean over seeds, its standard deviation (NaN for one run) and n.
     Runs of different data, sources, sizes or settings are never put into one mean. `report` is the
-    accuracy a lab report states for the same model, data set and number of epochs on the real
-    data. `problems` says which record files were left out, and why.
+    accuracy that a lab report states for this very experiment. `problems` says which record files
+    were left out, and why.
     """
     runs, problems = records.read_all()
+    return grouped(runs), problems
+
+
+def grouped(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table for records as `records.read_all` returns them."""
     if runs.empty:
-        return pd.DataFrame(), problems
-    runs["settings"] = [repr(sorted((c | {"seed": None}).items())) for c in runs["config"]]
-    grouped = runs.groupby([*GROUP, "settings"], sort=False)
-    frame = grouped.agg(
-        params=("params", "first"),
-        accuracy=("test_accuracy", "mean"),
-        std=("test_accuracy", "std"),
-        n=("seed", "size"),
-        seconds_an_epoch=("train_seconds", "mean"),
-        images_per_s=("images_per_s", "mean"),
-        peak_MB=("peak_memory_bytes", "max"),
-        machine=("device", "first"),
-        precision=("precision", "first"),
-        stand_in=("stand_in", "first"),
-    ).reset_index()
-    frame["accuracy"] *= 100
-    frame["std"] *= 100
-    frame["seconds_an_epoch"] /= frame["epochs"]
-    frame["peak_MB"] = frame["peak_MB"].astype(float) / 1e6
-    frame["report"] = [
-        max((r.accuracy for r in reports.of(row.model, row.dataset)), default=float("nan"))
-        if not row.stand_in
-        else float("nan")
-        for row in frame.itertuples()
-    ]
-    columns = ["model", "dataset", "source", "experiment", "origin", "profile", "image_size"]
-    columns += ["train_images", "epochs", "params", "accuracy", "std", "n", "report"]
-    columns += ["seconds_an_epoch", "images_per_s", "peak_MB", "machine", "precision"]
+        return pd.DataFrame(columns=COLUMNS)
+    # Runs belong together when their whole configurations agree, the seed apart.
+    settings = [repr(sorted((config | {"seed": None}).items())) for config in runs["config"]]
+    frame = (
+        runs.assign(settings=settings)
+        .groupby([*GROUP, "settings"], sort=False)
+        .agg(
+            params=("params", "first"),
+            accuracy=("test_accuracy", lambda shares: 100 * shares.mean()),
+            std=("test_accuracy", lambda shares: 100 * shares.std()),
+            n=("seed", "size"),
+            train_seconds=("train_seconds", "mean"),
+            images_per_s=("images_per_s", "mean"),
+            peak_MB=("peak_memory_bytes", lambda sizes: sizes.astype(float).max() / 1e6),
+            machine=("device", "first"),
+            precision=("precision", "first"),
+            stand_in=("stand_in", "first"),
+        )
+        .reset_index()
+    )
+    frame["seconds_an_epoch"] = frame["train_seconds"] / frame["epochs"]
+    frame["report"] = [reported(row) for row in frame.itertuples()]
     order = frame.sort_values(["dataset", "accuracy"], ascending=[True, False])
-    return order[columns].round(2).reset_index(drop=True), problems
+    return order[COLUMNS].reset_index(drop=True)
+
+
+def reported(row) -> float:
+    """The accuracy (per cent) a report states for this model, data set and experiment, or NaN."""
+    for result in reports.of(row.model, row.dataset):
+        if row.experiment == f"report-{result.report.lower()}" and not row.stand_in:
+            return result.accuracy
+    return math.nan
+
+
+def pareto(frame: pd.DataFrame, cost: str) -> pd.Series:
+    """Which rows are on the Pareto front: no other is as accurate for at most this `cost`."""
+    return pd.Series(
+        [
+            not (
+                (frame[cost] <= row[cost])
+                & (frame["accuracy"] >= row["accuracy"])
+                & ((frame[cost] < row[cost]) | (frame["accuracy"] > row["accuracy"]))
+            ).any()
+            for _, row in frame.iterrows()
+        ],
+        index=frame.index,
+    )

@@ -86,11 +86,11 @@ class ImageSet:
 def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of uint8 images (N, C, H, W), by channel, on the 0 … 1 scale.
 
-    Summed in blocks, so that the set never exists as floats.
+    Summed in blocks of about 16 MB, so that the set never exists as floats.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for block in images.split(4096):
+    for block in images.split(max(1, 2**22 // images[0].numel())):
         values = block.float()
         total += values.sum(dim=(0, 2, 3)).cpu()
         squares += values.square_().sum(dim=(0, 2, 3)).cpu()
@@ -106,7 +106,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str, *, root: Path | str | None = None, strict: bool = False) -> ImageSet:
-    """Load "mnist", "fashion_mnist", "cifar10", "digits", or a folder of class folders.
+    """Load "mnist", "fashion_mnist", "cifar10", "digits", or class folders by their path or name.
 
     The sources, in order: the original files in the data folder (`root`, else `CNN_DATA`, else
     data/); class folders at `root`/`name`/{train,test}/<class>/; a download into the data folder;
@@ -118,8 +118,9 @@ def load(name: str, *, root: Path | str | None = None, strict: bool = False) -> 
     if name == "digits":
         return image_set(name, sources.read_digits())
     if name not in sources.KNOWN:
-        if Path(name).is_dir():
-            return image_set(Path(name).resolve().name, sources.read_class_folders(Path(name)))
+        for folder in (root / name, Path(name)):
+            if folder.is_dir():
+                return image_set(folder.resolve().name, sources.read_class_folders(folder))
         raise ValueError(unknown("data set", name, names()) + " A folder's path works as well.")
 
     known = sources.KNOWN[name]
@@ -176,7 +177,8 @@ def split(n: int, validation: float = 0.2, seed: int = 0) -> tuple[torch.Tensor,
 
 def generator(*numbers: int) -> torch.Generator:
     """A random generator of its own for each tuple of numbers, such as (seed, epoch)."""
-    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    # With their count in front: SeedSequence takes (1,), (1, 0) and (1, 0, 0) for the same.
+    state = np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
@@ -254,7 +256,7 @@ class Batches:
         """uint8 or float images on the 0 … 255 scale to normalised float32, resized."""
         x = x.float()
         if self.size is not None and x.shape[-2:] != (self.size, self.size):
-            shrinks = self.size < min(x.shape[-2:])  # then average over what is left out
+            shrinks = self.size < max(x.shape[-2:])  # then average over what is left out
             x = interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
         return x.sub_(self.shift).div_(self.scale)
 

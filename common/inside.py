@@ -94,7 +94,7 @@ def show_grad_cam(
             ax.set_title(data.classes[predicted[i]] + mark, fontsize=8, pad=2)
     fig.suptitle(title)
     wrong = int((predicted != truth.cpu()).sum())
-    plot.show(fig, f"{title}. {len(indices)} test images, {wrong} of them classified wrongly.")
+    plot.show(fig, f"{title}: {len(indices)} test images, {wrong} of them classified wrongly.")
 
 
 def worst(test: Evaluation, data: ImageSet, most: int = 16) -> torch.Tensor:

@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from common.train import History
 
 # Okabe and Ito's colours, told apart by colour-blind readers (Wong, Nature Methods 8, 441, 2011).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 DPI = 90
 STYLE = {
-    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -32,11 +34,16 @@ STYLE = {
 
 def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.2)):
     """(figure, axes) in the house style; `size` in inches. Not yet shown: end with `show`."""
-    with plt.rc_context(STYLE):
-        return plt.subplots(rows, columns, figsize=size)
+    # Here, not above: it takes longer to import than the whole course. And not by way of pyplot,
+    # which would keep every figure until it is closed.
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        made = Figure(figsize=size)
+        return made, made.subplots(rows, columns)
 
 
-def bundle(fig: Figure, alt: str) -> dict[str, str]:
+def bundle(fig: "Figure", alt: str) -> dict[str, str]:
     """A figure as what Jupyter displays: an HTML figure with alternative text, and the text alone.
 
     The picture is a PNG of at most 128 colours, which keeps a notebook small.
@@ -55,18 +62,17 @@ def bundle(fig: Figure, alt: str) -> dict[str, str]:
     return {"text/html": html, "text/plain": f"[figure: {alt}]"}
 
 
-def show(fig: Figure, alt: str) -> None:
+def show(fig: "Figure", alt: str) -> None:
     """Display a figure with its alternative text, which says in words what there is to see."""
     from IPython.display import display
 
     display(bundle(fig, alt), raw=True)
-    plt.close(fig)
 
 
 # --------------------------------------------------------------------------------------- curves
 
 
-def draw_curves(axes: Sequence[plt.Axes], frame: pd.DataFrame) -> None:
+def draw_curves(axes: Sequence["Axes"], frame: pd.DataFrame) -> None:
     """Loss on the first axes and accuracy on the second, training and validation, by epoch."""
     for ax, what, unit in zip(
         axes, ("loss", "accuracy"), ("cross entropy, nats", "%"), strict=True
@@ -81,7 +87,7 @@ def draw_curves(axes: Sequence[plt.Axes], frame: pd.DataFrame) -> None:
         ax.legend()
 
 
-def curves_with_alt(history: "History", title: str) -> tuple[Figure, str]:
+def curves_with_alt(history: "History", title: str) -> tuple["Figure", str]:
     frame = history.frame()
     fig, axes = figure(1, 2)
     draw_curves(axes, frame)
@@ -108,7 +114,6 @@ class LiveCurve:
         """Redraw with all epochs so far."""
         fig, alt = curves_with_alt(history, "Training and validation by epoch")
         self.handle.update(bundle(fig, alt), raw=True)
-        plt.close(fig)
 
 
 def compare_curves(

@@ -80,6 +80,15 @@ class FieldTracker(TorchDispatchMode):
         elif operation is aten.avg_pool2d.default:
             kernel, stride, padding = (*args[1:], *[None] * 4)[:3]
             stride, padding, dilation = stride or kernel, padding or [0], [1]
+        elif operation is aten.constant_pad_nd.default:  # F.pad, nn.ZeroPad2d
+            left, _, top, _ = (*args[1], 0, 0)[:4]
+            kernel, stride, padding, dilation = 1, 1, (top, left), 1
+        elif operation is aten.slice.Tensor and seen[0].ndim == 4 and args[1] % 4 > 1:  # a crop
+            start, _, step = slice(*(*args[2:], None, None)[:3]).indices(seen[0].shape[args[1]])
+            vertical = args[1] % 4 == 2
+            kernel, dilation = 1, 1
+            stride = (step, 1) if vertical else (1, step)
+            padding = (-start, 0) if vertical else (0, -start)
         else:
             size = output.shape[-2:]
             same_size = output.ndim >= 4 and all(t.ndim >= 4 and t.shape[-2:] == size for t in seen)
@@ -175,6 +184,8 @@ def run(probe: nn.Module, shape: tuple[int, ...]) -> list[int]:
 
 def check_fits(model: nn.Module, shape: tuple[int, int, int, int]) -> None:
     """Raise ValueError, with the layer where it fails, unless an input of `shape` fits the net."""
+    if len(shape) != 4:
+        raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
     probe = to_meta(model)
     try:
         with torch.no_grad():

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 
 from common import session
-from common.data import ImageSet
-from common.train import Config, Evaluation, History
+from common.data import Batches, ImageSet
+from common.train import Config, Evaluation, History, evaluate
 
 RESULTS = session.HOME / "results"
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -79,7 +80,7 @@ def make(
         "epochs": len(epochs),
         "batch_size": config.batch_size,
         "optimizer": config.optimizer,
-        "lr": config.lr,
+        "lr": float(config.lr),
         "params": sum(p.numel() for p in model.parameters()),
         "history": {
             "epochs": epochs,
@@ -101,6 +102,26 @@ def make(
     }
 
 
+def judge(
+    name: str,
+    model: nn.Module,
+    data: ImageSet,
+    config: Config,
+    history: History,
+    *,
+    experiment: str,
+) -> tuple[Evaluation, dict]:
+    """Judge a trained model on the test images, once, and save the record of its run.
+
+    Returns the evaluation and the record.
+    """
+    batches = Batches(data, "test", 512, size=config.image_size)
+    test = evaluate(model, batches, history.precision)
+    record = make(name, model, data, config, history, test, experiment=experiment)
+    save(record)
+    return test, record
+
+
 def device_name() -> str:
     """The GPU's name, or the CPU's with its threads."""
     if session.device().type == "cuda":
@@ -119,7 +140,8 @@ def save(record: dict, folder: Path | None = None) -> Path:
     folder = folder or session.runs_folder() / "records"
     folder.mkdir(parents=True, exist_ok=True)
     parts = [str(record[key]) for key in ("experiment", "model", "dataset", "profile", "seed")]
-    path = folder / ("-".join([*parts, identity(record)[:8]]) + ".json")
+    name = "-".join([*parts, identity(record)[:8]]) + ".json"
+    path = folder / re.sub(r"[^\w .+=-]", "_", name)  # an experiment may be called "ReLU/sigmoid"
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
     fresh.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)

@@ -1,6 +1,7 @@
 """What this machine is: its device, its number format, its profile, its folders, its commit."""
 
 import functools
+import html
 import os
 import subprocess
 import sys
@@ -119,8 +120,8 @@ def notice(text: str) -> None:
         from IPython.display import display
 
         box = "border-left:6px solid #d55e00;background:#fff4e5;color:#222;padding:8px 12px"
-        html = f'<div role="alert" style="{box}">{text}</div>'
-        display({"text/html": html, "text/plain": text}, raw=True)
+        page = f'<div role="alert" style="{box}">{html.escape(text)}</div>'
+        display({"text/html": page, "text/plain": text}, raw=True)
     else:
         print(f"\n*** {text}\n", file=sys.stderr)
 

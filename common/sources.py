@@ -6,6 +6,7 @@ error that names the file, what was expected and how to repair it.
 
 import gzip
 import hashlib
+import http.client
 import os
 import pickle
 import shutil
@@ -111,25 +112,28 @@ KNOWN = {
 # ---------------------------------------------------------------------------------------- files
 
 
-def verify(path: Path, expected: str) -> None:
-    """Raise FileNotFoundError or ValueError unless the file's sha256 or md5 is `expected`."""
-    repair = f"Delete the folder {path.parent} and load the set again to fetch a fresh copy."
+def verify(path: Path, expected: str, repair: str = "") -> None:
+    """Raise FileNotFoundError or ValueError unless the file's sha256 or md5 is `expected`.
+
+    `repair` ends the message.
+    """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. {repair}")
+        raise FileNotFoundError(f"{path} is missing. {repair}".rstrip())
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "md5" if len(expected) == 32 else "sha256").hexdigest()
     if found != expected:
         raise ValueError(
             f"{path} is truncated or altered: expected the hash {expected[:12]}…, "
-            f"found {found[:12]}… in {path.stat().st_size:,} bytes. {repair}"
+            f"found {found[:12]}… in {path.stat().st_size:,} bytes. {repair}".rstrip()
         )
 
 
 def read_files(known: Known, root: Path) -> Parts:
     """Read a set from the original files below `root`, after checking the hash of each."""
     folder = root / known.folder
+    repair = f"Delete the folder {folder} and load the set again to fetch a fresh copy."
     for name, expected in known.hashes.items():
-        verify(folder / name, expected)
+        verify(folder / name, expected, repair)
     if IDX[0] in known.hashes:
         return read_idx(known, folder)
     return read_cifar(known, folder)
@@ -231,6 +235,8 @@ def decode_image(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
+            if image.mode[0] in "IF":  # Pillow would clip these to 255
+                raise ValueError("it has more than 8 bits a value; save it with 8")
             array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
@@ -323,7 +329,7 @@ def fetch(mirrors: tuple[str, ...], name: str, md5: str, target: Path) -> None:
             copy_url(mirror + name, target)
             verify(target, md5)
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reasons.append(f"{mirror}: {error}")
             target.unlink(missing_ok=True)
     raise OSError(f"{name} could not be downloaded. " + " | ".join(dict.fromkeys(reasons)))

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from common import plot, probe, sentinel, session
-from common.data import Batches, ImageSet, split, unknown
+from common.data import AUGMENTATIONS, Batches, ImageSet, split, unknown
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup", "multistep")
@@ -30,7 +30,8 @@ class Config:
     `schedule`: "constant"; "cosine" from `lr` down to 0; "warmup", a linear rise over the first
     fifth and then the cosine; "multistep", a tenth of the rate after each of the `milestones`.
     `patience` stops after that many epochs without a lower validation loss. `image_size` resizes
-    (pixels); `train_images` uses only the first so many of the training split.
+    (pixels); `train_images` uses only so many of the training images, and as large a share of the
+    validation images.
     """
 
     epochs: int = 5
@@ -54,27 +55,38 @@ class Config:
         for name, valid in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in valid:
                 raise ValueError(unknown(name, getattr(self, name), valid))
-        if self.epochs < 1:
-            raise ValueError(f"epochs={self.epochs}; expected 1 or more.")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr={self.lr}; expected a number above 0, such as 1e-3.")
-        if min(size for _, size in self.stages) < 1:
-            raise ValueError(f"batch_size={self.batch_size}; expected 1 or more images a batch.")
+        for name in self.augment:
+            if name not in AUGMENTATIONS:
+                raise ValueError(unknown("augmentation", name, AUGMENTATIONS))
+        for name, fits, expected in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("lr", 0 < self.lr < math.inf, "a number above 0, such as 1e-3"),
+            ("momentum", 0 <= self.momentum < 1, "0 or more and less than 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("patience", self.patience is None or self.patience >= 1, "1 or more, or None"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "0 or more and less than 1"),
+            ("image_size", self.image_size is None or self.image_size >= 1, "1 or more, or None"),
+            ("train_images", self.train_images is None or self.train_images >= 1, "1 or more"),
+            ("validation", 0 < self.validation < 1, "a share between 0 and 1, such as 0.2"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):  # fmt: skip
+            if not fits:
+                raise ValueError(f"{name}={getattr(self, name)}; expected {expected}.")
         if sum(epochs for epochs, _ in self.stages) != self.epochs:
             raise ValueError(
                 f"batch_size={self.batch_size}: the stages' epochs must add up to {self.epochs}."
             )
-        if self.train_images is not None and self.train_images < 1:
-            raise ValueError(f"train_images={self.train_images}; expected 1 or more, or None.")
+        if min(size for _, size in self.stages) < 1:
+            raise ValueError(f"batch_size={self.batch_size}; expected 1 or more images a batch.")
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError("schedule='multistep' needs milestones, such as (30, 40).")
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
         """The batch sizes as ((epochs, size), …)."""
-        return (
-            self.batch_size
-            if isinstance(self.batch_size, tuple)
-            else ((self.epochs, self.batch_size),)
-        )
+        if isinstance(self.batch_size, int):
+            return ((self.epochs, self.batch_size),)
+        return tuple(self.batch_size)
 
     def batch_size_at(self, epoch: int) -> int:
         """The batch size of epoch `epoch`, counted from 0."""
@@ -148,7 +160,9 @@ def fit(
 
     # --- the data: the test images are not touched here
     train_ids, val_ids = split(len(data.train), config.validation, config.seed)
-    train_ids = train_ids[: config.train_images]
+    if config.train_images:
+        val_ids = val_ids[: max(config.train_images * len(val_ids) // len(train_ids), 1)]
+        train_ids = train_ids[: config.train_images]
     batches = Batches(
         data,
         "train",
@@ -213,11 +227,12 @@ def fit(
             if curve:
                 curve.update(history)
             bar.set_postfix_str(f"validation accuracy {result.accuracy:.2%}")
-            for note in sentinel.diagnose(model, losses, (x, y), len(data.classes)):
-                if note not in history.notes:
+            finite = all(map(math.isfinite, losses))
+            if not history.notes or not finite:  # say it once
+                for note in sentinel.diagnose(model, losses, (x, y), len(data.classes)):
                     history.notes.append(note)
                     session.notice(f"After epoch {epoch + 1}: {note}")
-            if not all(map(math.isfinite, losses)):
+            if not finite:
                 break
             if config.patience and epoch + 1 - history.best_epoch >= config.patience:
                 history.notes.append(f"Stopped early after epoch {epoch + 1}.")

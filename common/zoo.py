@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import session
+from common import probe, session
 from common.data import unknown
 
 MARK = "#| model"
@@ -114,7 +114,32 @@ def build(
         raise ValueError(f"in_channels={in_channels}; expected 1 (grey), 3 (colour) or more.")
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}; a classifier needs at least 2.")
-    return row.build(in_channels=in_channels, num_classes=num_classes, **options)
+    model = row.build(in_channels=in_channels, num_classes=num_classes, **options)
+    model.register_forward_pre_hook(InputCheck())
+    return model
+
+
+class InputCheck:
+    """A forward hook that raises ValueError, once for each new shape, where images do not fit."""
+
+    def __init__(self) -> None:
+        self.passed: set[tuple[int, ...]] = set()
+
+    def __call__(self, model: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        shape = tuple(inputs[0].shape[1:])
+        if not inputs[0].is_meta and shape not in self.passed:
+            probe.check_fits(model, (1, *shape))
+            self.passed.add(shape)
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times the factor `width`, rounded. Raises ValueError where none would be left."""
+    if round(channels * width) < 1:
+        raise ValueError(
+            f"width={width} leaves {round(channels * width)} of {channels} channels; "
+            f"choose a width of at least {1 / channels:.3g}."
+        )
+    return round(channels * width)
 
 
 def build_on_meta(name: str, **options) -> nn.Module:
