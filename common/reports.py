@@ -39,6 +39,19 @@ REPORTED = (
     Reported("D", "googlenet", "mnist", 5_977_530, 98.80, 693.56, 5, D, batch_size=128),
 )
 
+# Parameters at the papers' own setting, 3 channels and 1,000 classes.
+PAPER_PARAMS = {
+    "vgg11": 132_863_336,
+    "vgg13": 133_047_848,
+    "vgg16": 138_357_544,
+    "vgg19": 143_667_240,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "densenet121": 7_978_856,
+    "mobilenet": 4_231_976,
+    "alexnet_half": 16_630_440,
+}
+
 # Parameters layer by layer, where a report prints them: model -> [(layer, parameters), …].
 LAYER_PARAMS = {
     "lenet5_bn": [
