@@ -35,7 +35,6 @@ def stages(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
                 {"name": name, "kind": kind, "text": text, "output": output[1:], "params": params}
             )
         elif rows:  # an activation, a reshape, a normalisation: part of what came before
-            rows[-1]["output"] = output[1:]
             rows[-1]["params"] += params
     return pd.DataFrame(rows)
 

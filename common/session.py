@@ -72,8 +72,12 @@ def precision(wanted: str = "auto", kind: str | None = None) -> str:
 
 
 def folder(variable: str, default: str) -> Path:
-    """The folder named by an environment variable, else `default` beside the notebooks' folder."""
-    return Path(os.environ.get(variable) or HOME / default).expanduser()
+    """The folder named by an environment variable, else `default` beside the notebooks' folder.
+
+    Where the course cannot be written to, as in Kaggle's input, `default` is in the current folder.
+    """
+    home = HOME if os.access(HOME, os.W_OK) else Path.cwd()
+    return Path(os.environ.get(variable) or home / default).expanduser()
 
 
 def data_folder() -> Path:

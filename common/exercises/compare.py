@@ -34,8 +34,8 @@ EXERCISES = [
     Exercise(
         name="mean_and_spread",
         statement="""\
-The same net, trained with several seeds, gives several accuracies. Return their mean and their
-sample standard deviation (the one that divides by n - 1).""",
+The same net, trained with several seeds, gives several accuracies.
+Return their mean and their sample standard deviation (the one that divides by n - 1).""",
         skeleton="def mean_and_spread(accuracies):\n    return ...",
         answer="mean_and_spread",
         lines=3,
@@ -62,9 +62,10 @@ def mean_and_spread(accuracies):
     Exercise(
         name="standard_error",
         statement="""\
-A net is right on a share `accuracy` of `images` test images. Another draw of test images would give
-a slightly different share. Return its standard error, sqrt(p (1 - p) / n). Two nets closer than
-about twice that cannot be told apart by this test set.""",
+A net is right on a share `accuracy` of `images` test images.
+Another draw of test images would give a slightly different share.
+Return its standard error, sqrt(p (1 - p) / n).
+Two nets closer than about twice that cannot be told apart by this test set.""",
         skeleton="def standard_error(accuracy, images):\n    return ...",
         answer="standard_error",
         lines=1,
@@ -81,8 +82,9 @@ def standard_error(accuracy, images):
     Exercise(
         name="pareto",
         statement="""\
-`nets` maps a name to (cost, accuracy). A net is on the Pareto front when no other net is at least
-as accurate for at most the cost, and better in one of the two. Return the names on the front.""",
+`nets` maps a name to (cost, accuracy).
+A net is on the Pareto front when no other net is at least as accurate for at most the cost, and better in one of the two.
+Return the names on the front.""",
         skeleton="def pareto(nets):\n    return ...",
         answer="pareto",
         lines=6,

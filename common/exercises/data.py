@@ -60,8 +60,8 @@ EXERCISES = [
     Exercise(
         name="normalise",
         statement="""\
-`x` holds uint8 images (N, C, H, W). Return floats whose mean is 0 and whose standard deviation is 1
-in every channel, over all images and pixels of `x`.""",
+`x` holds uint8 images (N, C, H, W).
+Return floats whose mean is 0 and whose standard deviation is 1 in every channel, over all images and pixels of `x`.""",
         skeleton="""\
 def normalise(x):
     return ...""",
@@ -87,7 +87,8 @@ def normalise(x):
     Exercise(
         name="flip",
         statement="""\
-Mirror a batch of images (N, C, H, W) left to right. It is the cheapest augmentation there is.
+Mirror a batch of images (N, C, H, W) left to right.
+It is the cheapest augmentation there is.
 Ask yourself for which of the three sets it would do harm.""",
         skeleton="""\
 def flip(x):
@@ -105,8 +106,9 @@ def flip(x):
     Exercise(
         name="class_counts",
         statement="""\
-Count how many images each class has. `labels` is an int64 tensor (N,), and there are `classes`
-classes. A class without images counts 0.""",
+Count how many images each class has.
+`labels` is an int64 tensor (N,), and there are `classes` classes.
+A class without images counts 0.""",
         skeleton="""\
 def class_counts(labels, classes):
     return ...""",
@@ -128,7 +130,8 @@ def class_counts(labels, classes):
     Exercise(
         name="split",
         statement="""\
-Split the indices 0 to n - 1 at random into (training, validation). `share` of them go to validation.
+Split the indices 0 to n - 1 at random into (training, validation).
+`share` of them go to validation.
 Nothing may be in both parts, nothing may be lost, and the same call gives the same split.""",
         skeleton="""\
 def split(n, share):

@@ -50,8 +50,9 @@ EXERCISES = [
     Exercise(
         name="output_size",
         statement="""\
-A square image of `size` pixels meets a `kernel` of so many pixels, with `padding` on every side and
-a `stride`. How many pixels high is the output? Write the formula as a function.""",
+A square image of `size` pixels meets a `kernel` of so many pixels, with `padding` on every side and a `stride`.
+How many pixels high is the output?
+Write the formula as a function.""",
         skeleton="""\
 def output_size(size, kernel, padding=0, stride=1):
     return ...""",
@@ -74,8 +75,8 @@ def output_size(size, kernel, padding=0, stride=1):
     Exercise(
         name="conv_params",
         statement="""\
-How many numbers does a convolution learn? It has `filters` kernels, each `kernel` pixels square
-over all `channels` of its input, and each has one bias.""",
+How many numbers does a convolution learn?
+It has `filters` kernels, each `kernel` pixels square over all `channels` of its input, and each has one bias.""",
         skeleton="""\
 def conv_params(channels, filters, kernel):
     return ...""",
@@ -97,8 +98,10 @@ def conv_params(channels, filters, kernel):
     Exercise(
         name="convolve",
         statement="""\
-Compute a convolution by hand. Lay the kernel over each place where it fits, multiply and add.
-`image` and `kernel` are square tensors; return a square tensor. Like PyTorch, do not flip the kernel.""",
+Compute a convolution by hand.
+Lay the kernel over each place where it fits, multiply and add.
+`image` and `kernel` are square tensors; return a square tensor.
+Like PyTorch, do not flip the kernel.""",
         skeleton="""\
 def convolve(image, kernel):
     return ...""",
@@ -132,8 +135,8 @@ def convolve(image, kernel):
     Exercise(
         name="modern_lenet",
         statement="""\
-Bring LeNet up to date: the same layers and the same 44,426 parameters, for 1 x 28 x 28 images, but
-with ReLU for the sigmoid and mean pooling for max pooling. Return the network; `nn.Sequential` will do.""",
+Bring LeNet up to date: the same layers and the same 44,426 parameters, for 1 x 28 x 28 images, but with ReLU for the sigmoid and mean pooling for max pooling.
+Return the network; `nn.Sequential` will do.""",
         skeleton="""\
 def modern_lenet():
     return ...""",
