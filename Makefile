@@ -11,7 +11,7 @@ run: .venv/ready        ## execute the course, in order, in the profile that fit
 	$(BIN)/python -m common run
 
 test: .venv/ready       ## unit tests, then every notebook in the smoke profile
-	CNN_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax
+	$(BIN)/python -m pytest --nbval-lax
 
 lint: .venv/ready       ## the fast checks
 	$(BIN)/ruff check .

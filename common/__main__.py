@@ -98,8 +98,9 @@ def bench(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute notebooks in order into build/, then print the comparison table."""
-    from common import compare, notebooks
+    from common import compare, notebooks, records
 
+    began = time.time()
     chosen = notebooks.paths(options.notebooks)
     print(f"profile {session.profile()}, device {session.device().type}", flush=True)
     for i, path in enumerate(chosen, 1):
@@ -122,6 +123,8 @@ def run(options: argparse.Namespace) -> int:
             notebooks.write(notebook, path)
         seconds = time.perf_counter() - start
         print(f"\r{label}: done in {seconds:.0f} s" + " " * 20, flush=True)
+    if options.save:
+        records.publish(since=began)
     table, problems = compare.table()
     print()
     print(table.to_string(index=False) if len(table) else "No runs recorded.")
@@ -131,13 +134,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def figures(options: argparse.Namespace) -> int:
-    """Redraw the pictures in figures/ from the models."""
-    from common import diagram, zoo
+    """Redraw figures/ from the models and records, and the README's table of results."""
+    from common import charts
 
-    for name, (variant, _) in zoo.variants().items():
-        drawing = diagram.svg(zoo.build_on_meta(name), (1, *variant.input_shape), name)
+    drawings = charts.everything()
+    for name, drawing in drawings.items():
         (session.HOME / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
-    print(f"{len(zoo.names())} diagrams drawn in figures/")
+    readme = session.HOME / "README.md"
+    readme.write_text(charts.with_results(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{len(drawings)} pictures drawn in figures/, the README's table written")
     return 0
 
 
@@ -227,7 +232,11 @@ def parser() -> argparse.ArgumentParser:
         default=str(session.HOME / "build"),
         help="folder for the executed copies (default: build/)",
     )
-    running.add_argument("--save", action="store_true", help="also store the outputs in notebooks/")
+    running.add_argument(
+        "--save",
+        action="store_true",
+        help="also store the outputs in notebooks/ and the records in results/",
+    )
 
     command(figures)
     command(sync)

@@ -6,9 +6,9 @@ import pandas as pd
 
 from common import records, reports
 
-GROUP = ["model", "dataset", "source", "experiment", "profile", "image_size"]
+GROUP = ["model", "params", "dataset", "source", "experiment", "profile", "image_size"]
 GROUP += ["train_images", "epochs", "origin"]
-COLUMNS = [*GROUP, "params", "accuracy", "std", "n", "report", "seconds_an_epoch"]
+COLUMNS = [*GROUP, "mult_adds", "accuracy", "std", "n", "report", "seconds_an_epoch"]
 COLUMNS += ["images_per_s", "peak_MB", "machine", "precision"]
 
 
@@ -34,7 +34,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         runs.assign(settings=settings)
         .groupby([*GROUP, "settings"], sort=False)
         .agg(
-            params=("params", "first"),
+            mult_adds=("mult_adds", "first"),
             accuracy=("test_accuracy", lambda shares: 100 * shares.mean()),
             std=("test_accuracy", lambda shares: 100 * shares.std()),
             n=("seed", "size"),
@@ -59,6 +59,30 @@ def reported(row) -> float:
         if row.experiment == f"report-{result.report.lower()}" and not row.stand_in:
             return result.accuracy
     return math.nan
+
+
+def at_a_glance() -> pd.DataFrame:
+    """The README's table: the best recorded run of each model on real images, by data set."""
+    runs, _ = records.read_all(yours=False)
+    frame = grouped(runs[~runs["stand_in"].astype(bool)])
+    return frame.drop_duplicates(["model", "dataset"]).reset_index(drop=True)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Rows of `grouped` as a Markdown table."""
+    lines = [
+        "| model | data set | image | training images | epochs | parameters | mult-adds | "
+        "test accuracy (%) | s an epoch | machine |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in frame.itertuples():
+        spread = f" ± {row.std:.2f} (n = {row.n})" if row.n > 1 else ""
+        lines.append(
+            f"| {row.model} | {row.dataset} | {row.image_size} | {row.train_images:,} | "
+            f"{row.epochs} | {row.params:,} | {row.mult_adds / 1e6:,.1f} M | "
+            f"{row.accuracy:.2f}{spread} | {row.seconds_an_epoch:.1f} | {row.machine} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def pareto(frame: pd.DataFrame, cost: str) -> pd.Series:

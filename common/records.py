@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from common import session
+from common import probe, session
 from common.data import Batches, ImageSet
 from common.train import Config, Evaluation, History, evaluate
 
@@ -34,6 +34,7 @@ FIELDS = {  # every record has these; the types are checked when it is read
     "optimizer": str,
     "lr": float,
     "params": int,
+    "mult_adds": int,
     "history": dict,
     "test_accuracy": float,
     "class_accuracy": dict,
@@ -47,7 +48,16 @@ FIELDS = {  # every record has these; the types are checked when it is read
     "config": dict,
 }
 # What makes two records the same run: they may differ in time and machine only.
-IDENTITY = ("model", "dataset", "source", "experiment", "profile", "train_images", "config")
+IDENTITY = (
+    "model",
+    "params",
+    "dataset",
+    "source",
+    "experiment",
+    "profile",
+    "train_images",
+    "config",
+)
 
 
 def make(
@@ -62,11 +72,13 @@ def make(
 ) -> dict:
     """The record of one run: `model`, trained on `data` as `config` says and judged by `test`.
 
-    Accuracies are 0 to 1, sizes in pixels, times in seconds. `images_per_s` counts training only.
+    Accuracies are 0 to 1, sizes in pixels, times in seconds. `mult_adds` is for one image;
+    `images_per_s` counts training only.
     """
     epochs = history.epochs
+    size = config.image_size or data.shape[-1]
+    layers = probe.layers(model, (1, data.shape[0], size, size))
     train_images = round(epochs[0]["images_per_s"] * epochs[0]["seconds"])
-    losses = history.batch_losses
     return {
         "model": name,
         "dataset": data.name,
@@ -74,7 +86,7 @@ def make(
         "stand_in": data.stand_in,
         "experiment": experiment,
         "profile": session.profile(),
-        "image_size": config.image_size or data.shape[-1],
+        "image_size": size,
         "train_images": train_images,
         "seed": config.seed,
         "epochs": len(epochs),
@@ -82,9 +94,10 @@ def make(
         "optimizer": config.optimizer,
         "lr": float(config.lr),
         "params": sum(p.numel() for p in model.parameters()),
+        "mult_adds": int(layers["mult_adds"].sum()),
         "history": {
             "epochs": epochs,
-            "batch_losses": [round(loss, 4) for loss in losses],
+            "batch_losses": [round(loss, 4) for loss in history.batch_losses],
             "best_epoch": history.best_epoch,
             "notes": history.notes,
         },
@@ -148,6 +161,13 @@ def save(record: dict, folder: Path | None = None) -> Path:
     return path
 
 
+def publish(since: float) -> None:
+    """Copy your records written after the time `since` (seconds since 1970) to results/."""
+    for path in sorted((session.runs_folder() / "records").glob("*.json")):
+        if path.stat().st_mtime >= since:
+            save(read(path), RESULTS)
+
+
 def identity(record: dict) -> str:
     """A hash of what was run, the same for a repetition on another day or machine."""
     what = json.dumps({key: record[key] for key in IDENTITY}, sort_keys=True)
@@ -172,14 +192,15 @@ def read(path: Path) -> dict:
     return record
 
 
-def read_all() -> tuple[pd.DataFrame, list[str]]:
+def read_all(*, yours: bool = True) -> tuple[pd.DataFrame, list[str]]:
     """Every record at hand, and a reason for each file left out.
 
     The column `origin` is "yours" for the runs folder and "recorded" for results/. A run found in
-    both, or twice, counts once: yours goes first.
+    both, or twice, counts once: yours goes first. Without `yours`, only results/ is read.
     """
     rows, problems, seen = [], [], set()
-    for origin, folder in (("yours", session.runs_folder() / "records"), ("recorded", RESULTS)):
+    folders = [("yours", session.runs_folder() / "records")] if yours else []
+    for origin, folder in (*folders, ("recorded", RESULTS)):
         for path in sorted(folder.glob("*.json")):
             try:
                 record = read(path)
