@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
         records.publish(since=began)
     table, problems = compare.table()
     print()
-    print(table.to_string(index=False) if len(table) else "No runs recorded.")
+    print(compare.text(table) if len(table) else "No runs recorded.")
     for problem in problems:
         print(f"left out: {problem}")
     return 0

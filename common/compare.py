@@ -68,6 +68,13 @@ def at_a_glance() -> pd.DataFrame:
     return frame.drop_duplicates(["model", "dataset"]).reset_index(drop=True)
 
 
+def text(frame: pd.DataFrame) -> str:
+    """Rows of `grouped` for a terminal: what was run, the accuracies, the time."""
+    columns = ["model", "dataset", "source", "experiment", "profile", "origin", "image_size"]
+    columns += ["train_images", "epochs", "params", "accuracy", "std", "n", "report"]
+    return frame[[*columns, "seconds_an_epoch"]].round(2).to_string(index=False, na_rep="-")
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """Rows of `grouped` as a Markdown table."""
     lines = [

@@ -1,6 +1,5 @@
 """Images as the notebooks use them: `load` a set, `split` it, draw `Batches` from it."""
 
-import difflib
 import functools
 import math
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from common import session, sources
+from common.names import unknown
 
 AUGMENTATIONS = ("crop", "flip", "colour")
 
@@ -151,13 +151,6 @@ def image_set(name: str, parts: sources.Parts, stand_in: bool = False) -> ImageS
     train = Images(parts.train_images, parts.train_labels)
     test = Images(parts.test_images, parts.test_labels)
     return ImageSet(name, parts.source, train, test, parts.classes, stand_in)
-
-
-def unknown(kind: str, name: str, valid: tuple[str, ...]) -> str:
-    """The message for a name that does not exist: the nearest match, then all that do."""
-    near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}."
 
 
 def split(n: int, validation: float = 0.2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

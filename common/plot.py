@@ -26,6 +26,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "axes.titlesize": 11,
     "figure.constrained_layout.use": True,
@@ -81,10 +82,17 @@ def draw_curves(axes: Sequence["Axes"], frame: pd.DataFrame) -> None:
         for part, style in (("train", "o--"), ("val", "o-")):
             label = {"train": "training", "val": "validation"}[part]
             ax.plot(frame.index, scale * frame[f"{part}_{what}"], style, ms=4, label=label)
-        ax.set_xlabel("epoch")
         ax.set_ylabel(f"{what} ({unit})")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        epoch_axis(ax)
         ax.legend()
+
+
+def epoch_axis(ax: "Axes") -> None:
+    """Whole epochs along the horizontal axis, also when there is only one."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def curves_with_alt(history: "History", title: str) -> tuple["Figure", str]:
@@ -129,8 +137,8 @@ def compare_curves(
         ends.append(f"{name} {values.iloc[-1]:.3g}")
     part, kind = what.split("_")
     part = {"train": "training", "val": "validation"}[part]
-    ax.set(title=title, xlabel="epoch", ylabel=f"{part} {kind} ({'%' if percent else 'nats'})")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(title=title, ylabel=f"{part} {kind} ({'%' if percent else 'nats'})")
+    epoch_axis(ax)
     ax.legend()
     show(fig, f"{title}. Last values of the {part} {kind}: {', '.join(ends)}.")
 
@@ -223,5 +231,6 @@ def bars(
     if low > 0.5 * high:  # bars that hardly differ: cut the axis, and say so
         ax.set_xlim(low - 0.5 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
         label += ", axis cut"
-    ax.set(title=title, xlabel=label)
+    ax.set_xlabel(label)
+    fig.suptitle(title, fontsize=11)
     show(fig, f"{title}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()) + ".")

@@ -1,7 +1,6 @@
 """Training: `Config` says how, `fit` does it, `evaluate` judges it, `History` keeps the numbers."""
 
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Iterable
@@ -14,7 +13,8 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from common import plot, probe, sentinel, session
-from common.data import AUGMENTATIONS, Batches, ImageSet, split, unknown
+from common.data import AUGMENTATIONS, Batches, ImageSet, split
+from common.names import unknown
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup", "multistep")
@@ -304,8 +304,3 @@ def memory_format(model: nn.Module) -> torch.memory_format:
     """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow."""
     widest = max((m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)), default=0)
     return torch.channels_last if widest >= 32 else torch.contiguous_format
-
-
-def settings(config: Config) -> dict:
-    """The configuration as a plain dict, for records and tables."""
-    return dataclasses.asdict(config)

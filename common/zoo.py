@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from common import probe, session
-from common.data import unknown
+from common.names import unknown
 
 MARK = "#| model"
 NOTEBOOKS = session.HOME / "notebooks"
