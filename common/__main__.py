@@ -20,14 +20,15 @@ def list_models(options: argparse.Namespace) -> int:
 
     rows = []
     for name, (variant, notebook) in zoo.variants().items():
-        layers = probe.layers(zoo.build_on_meta(name), (1, *variant.input_shape))
+        model = zoo.build_on_meta(name)
+        layers = probe.layers(model, (1, *variant.input_shape))
         rows.append(
             {
                 "name": name,
                 "notebook": notebook,
                 "input_shape": list(variant.input_shape),
                 "num_classes": variant.num_classes,
-                "params": sum(p.numel() for p in zoo.build_on_meta(name).parameters()),
+                "params": sum(p.numel() for p in model.parameters()),
                 "mult_adds": int(layers["mult_adds"].sum()),
                 "source": variant.source,
             }

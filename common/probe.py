@@ -55,7 +55,11 @@ class FieldTracker(TorchDispatchMode):
         self.alive.append(tensor)
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
+        if operation is aten.addmm.default and args[1].shape[1] == args[2].shape[0]:
+            # The shape is all we want, and torch would load its compiler first, for a second.
+            result = args[0].new_empty(args[1].shape[0], args[2].shape[1])
+        else:
+            result = operation(*args, **(kwargs or {}))
         tensors = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
         seen = [t for t in tensors if isinstance(t, torch.Tensor) and id(t) in self.fields]
         outputs = [
@@ -112,7 +116,11 @@ def to_meta(model: nn.Module) -> nn.Module:
     """A copy of the model on the meta device, in evaluation mode, made without copying a weight."""
     tensors = [*model.parameters(), *model.buffers()]
     memo = {id(t): copy_to_meta(t) for t in tensors}
-    return copy.deepcopy(model, memo).eval()
+    probe = copy.deepcopy(model, memo).eval()
+    for module in probe.modules():  # hooks that read values cannot do so here
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return probe
 
 
 def copy_to_meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -134,7 +142,6 @@ def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     """
     probe = to_meta(model)
     layer_names = {module: name for name, module in probe.named_modules()}
-    costs = run(probe, shape)
     tracker, rows = FieldTracker(), []
 
     def record(module: nn.Module, _, output) -> None:
@@ -144,10 +151,15 @@ def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     handles = [m.register_forward_hook(record) for m in leaves]
     x = torch.empty(shape, device="meta")
     tracker.mark(x, (Field(), Field()))
-    with torch.no_grad(), tracker:
-        probe(x)
-    for handle in handles:
-        handle.remove()
+    try:
+        with tracker:
+            summary = torchinfo.summary(probe, input_data=x, device="meta", verbose=0)
+    except RuntimeError as error:
+        raise ValueError(misfit(probe, shape)) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    costs = [info.macs for info in summary.summary_list if info.is_leaf_layer]
 
     table, used = [], set()
     for (module, output, field), mult_adds in zip(rows, costs, strict=True):
@@ -169,17 +181,6 @@ def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     local = frame[frame["field"] != "all"]
     frame.attrs["receptive_field"] = local["field"].iloc[-1] if len(local) else "all"
     return frame
-
-
-def run(probe: nn.Module, shape: tuple[int, ...]) -> list[int]:
-    """torchinfo's mult-adds of each call of a leaf module, in order; ValueError for a misfit."""
-    try:
-        summary = torchinfo.summary(
-            probe, input_data=torch.empty(shape, device="meta"), device="meta", verbose=0
-        )
-    except RuntimeError as error:
-        raise ValueError(misfit(probe, shape)) from error
-    return [info.macs for info in summary.summary_list if info.is_leaf_layer]
 
 
 def check_fits(model: nn.Module, shape: tuple[int, int, int, int]) -> None:

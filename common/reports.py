@@ -63,6 +63,18 @@ LAYER_PARAMS = {
         ("fc2", 10_164),
         ("fc3", 850),
     ],
+    "mobilenet": [
+        ("block1", 2_528),
+        ("block2", 9_152),
+        ("block3", 18_048),
+        ("block4", 34_688),
+        ("block5", 68_864),
+        ("block6", 134_912),
+        *((f"block{number}", 268_800) for number in range(7, 12)),
+        ("block12", 531_968),
+        ("block13", 1_061_888),
+        ("fc", 10_250),
+    ],
 }
 
 # Output shapes (C, H, W) layer by layer, where a report prints them.
