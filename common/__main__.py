@@ -21,7 +21,6 @@ def list_models(options: argparse.Namespace) -> int:
     rows = []
     for name, (variant, notebook) in zoo.variants().items():
         model = zoo.build_on_meta(name)
-        layers = probe.layers(model, (1, *variant.input_shape))
         rows.append(
             {
                 "name": name,
@@ -29,7 +28,7 @@ def list_models(options: argparse.Namespace) -> int:
                 "input_shape": list(variant.input_shape),
                 "num_classes": variant.num_classes,
                 "params": sum(p.numel() for p in model.parameters()),
-                "mult_adds": int(layers["mult_adds"].sum()),
+                "mult_adds": probe.mult_adds(model, (1, *variant.input_shape)),
                 "source": variant.source,
             }
         )

@@ -7,6 +7,7 @@ An answer is in one of three states: *not tried yet*, *not yet* (with the mismat
 import functools
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ def judge(exercise: Exercise, answer: Any) -> tuple[str, str]:
     except NotYet as mismatch:
         return "not yet", str(mismatch)
     except (Exception, SystemExit) as error:
-        return "not yet", f"Your code raised {type(error).__name__}: {error}"
+        told = "".join(traceback.format_exception_only(error)).strip()
+        return "not yet", f"Your code raised {told}"
     return "right", ""
 
 
@@ -147,9 +149,8 @@ def expect_equal(found: Any, expected: Any, where: str) -> None:
             gap = (found.float() - expected.float()).abs().max().item()
             raise NotYet(f"{where}: the shape is right, the values differ by up to {gap:.3g}.")
     elif isinstance(expected, float):
-        if not isinstance(found, (int, float)) or abs(found - expected) > 1e-5 * max(
-            1, abs(expected)
-        ):
+        most = 1e-5 * max(1, abs(expected))
+        if not isinstance(found, (int, float)) or not abs(found - expected) <= most:  # NaN too
             raise NotYet(f"{where}: expected {expected:.6g}, got {found}.")
     elif found != expected:
         raise NotYet(f"{where}: expected {expected}, got {found}.")

@@ -77,7 +77,6 @@ def make(
     """
     epochs = history.epochs
     size = config.image_size or data.shape[-1]
-    layers = probe.layers(model, (1, data.shape[0], size, size))
     train_images = round(epochs[0]["images_per_s"] * epochs[0]["seconds"])
     return {
         "model": name,
@@ -94,7 +93,7 @@ def make(
         "optimizer": config.optimizer,
         "lr": float(config.lr),
         "params": sum(p.numel() for p in model.parameters()),
-        "mult_adds": int(layers["mult_adds"].sum()),
+        "mult_adds": probe.mult_adds(model, (1, data.shape[0], size, size)),
         "history": {
             "epochs": epochs,
             "batch_losses": [round(loss, 4) for loss in history.batch_losses],

@@ -67,9 +67,11 @@ class NotebookFinder(importlib.abc.MetaPathFinder):
             return None
         for notebook in NOTEBOOKS.glob(f"[0-9][0-9]_{name}.ipynb"):
             loader = NotebookLoader(notebook)
-            return importlib.machinery.ModuleSpec(
+            spec = importlib.machinery.ModuleSpec(
                 fullname, loader, origin=loader.get_filename(fullname)
             )
+            spec.has_location = True  # gives the module a __file__, without which inspect gives up
+            return spec
         return None
 
 
@@ -144,5 +146,5 @@ def scaled(channels: int, width: float) -> int:
 
 def build_on_meta(name: str, **options) -> nn.Module:
     """The network without memory or values, for counting: takes milliseconds for any size."""
-    with torch.device("meta"):
+    with torch.device("meta"), probe.ShapesOnly():
         return build(name, **options)
