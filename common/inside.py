@@ -72,15 +72,23 @@ def grad_cam(
 
 
 def show_grad_cam(
-    model: nn.Module, data: ImageSet, indices: torch.Tensor, size: int | None, title: str
+    model: nn.Module,
+    data: ImageSet,
+    indices: torch.Tensor,
+    size: int | None,
+    title: str,
+    layer: nn.Module | None = None,
 ) -> None:
-    """Grad-CAM of the predicted class over test images `indices`, from the last convolution."""
+    """Grad-CAM of the predicted class over test images `indices`, from the last convolution.
+
+    Where branches are joined, the last convolution is only one of them: give the joining `layer`.
+    """
     batches = Batches(data, "test", len(indices), indices=indices, size=size)
     x, truth = next(iter(batches))
     x = x.to(next(model.parameters()).device)
     with torch.no_grad():
         predicted = main_output(model.eval()(x)).argmax(1).cpu()
-    heat = grad_cam(model, last_convolution(model), x, predicted)
+    heat = grad_cam(model, layer or last_convolution(model), x, predicted)
     heat = nn.functional.interpolate(heat[:, None], x.shape[-2:], mode="bilinear")[:, 0]
     columns = min(len(indices), 6)
     rows = -(-len(indices) // columns)

@@ -11,8 +11,6 @@ import pandas as pd
 import torch
 import torchinfo
 from torch import nn
-from torch.nn.functional import linear
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -181,25 +179,10 @@ def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     return frame
 
 
-class ShapesOnly(TorchFunctionMode):
-    """Spares the meta device two functions for which torch would load its compiler, for seconds.
-
-    A linear layer's output gets its shape and no more; random numbers are not drawn.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.normal_:
-            return args[0]
-        if function is linear and args[0].shape[-1] == args[1].shape[1]:
-            return args[0].new_empty(*args[0].shape[:-1], args[1].shape[0])
-        return function(*args, **(kwargs or {}))
-
-
 def mult_adds(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
     """torchinfo's mult-adds of a whole net for an input of `shape` (N, C, H, W); fast."""
     x = torch.empty(shape, device="meta")
-    with ShapesOnly():
-        summary = torchinfo.summary(to_meta(model), input_data=x, device="meta", verbose=0)
+    summary = torchinfo.summary(to_meta(model), input_data=x, device="meta", verbose=0)
     return summary.total_mult_adds
 
 

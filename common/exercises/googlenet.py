@@ -63,7 +63,6 @@ It gets `channels` maps, and `row` is its line of the table: 1 × 1, 3 × 3 redu
 Every convolution has biases.""",
         skeleton="""\
 def inception_params(channels, row):
-    ones, reduce3, threes, reduce5, fives, projected = row
     return ...""",
         answer="inception_params",
         lines=6,
