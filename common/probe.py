@@ -112,7 +112,7 @@ def to_meta(model: nn.Module) -> nn.Module:
     """A copy of the model on the meta device, in evaluation mode, made without copying a weight."""
     tensors = [*model.parameters(), *model.buffers()]
     memo = {id(t): copy_to_meta(t) for t in tensors}
-    probe = copy.deepcopy(model, memo).eval()
+    probe = copy.deepcopy(model, memo).float().eval()
     for module in probe.modules():  # hooks that read values cannot do so here
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()

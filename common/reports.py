@@ -22,7 +22,7 @@ class Reported(NamedTuple):
     batch_size: int = 64
 
 
-A, D = "NVIDIA A100 40 GB", "GeForce MX250"
+A, C, D = "NVIDIA A100 40 GB", "GeForce 940MX", "GeForce MX250"
 
 REPORTED = (
     Reported("A", "lenet5_bn", "mnist", 61_750, 97.48, 40.72, 5, A, 27.08e6),
@@ -32,6 +32,9 @@ REPORTED = (
     Reported("A", "resnet18_bias", "mnist", 11_178_378, 99.37, 139.10, 5, A, 111.19e9),
     Reported("A", "mobilenet", "mnist", 3_216_650, 98.81, 176.96, 5, A, 35.87e9),
     Reported("A", "googlenet", "mnist", 5_977_530, 99.07, 193.44, 5, A, 96.40e9),
+    Reported("C", "alexnet_cifar_plain", "cifar10", 2_089_162, 75.56, None, 50, C),
+    Reported("C", "alexnet_cifar", "cifar10", 2_091_274, 80.30, None, 50, C),
+    Reported("C", "alexnet_cifar_dropout", "cifar10", 2_091_274, 82.95, None, 50, C),
     Reported("D", "lenet5", "mnist", 44_426, 97.44, 40.02, 5, D, batch_size=128),
     Reported("D", "alexnet_small", "mnist", 43_446_122, 99.13, 708.38, 5, D, batch_size=128),
     Reported("D", "resnet18_shared", "mnist", 11_001_546, 99.30, 1012.85, 5, D, batch_size=128),
@@ -62,6 +65,33 @@ LAYER_PARAMS = {
         ("fc1", 48_120),
         ("fc2", 10_164),
         ("fc3", 850),
+    ],
+    "alexnet": [
+        ("conv1", 11_712),
+        ("conv2", 614_656),
+        ("conv3", 885_120),
+        ("conv4", 1_327_488),
+        ("conv5", 884_992),
+        ("fc1", 26_218_496),
+        ("fc2", 16_781_312),
+        ("fc3", 40_970),
+    ],
+    "alexnet_cifar": [
+        ("conv1", 2_688),
+        ("norm1", 192),
+        ("conv2", 307_328),
+        ("norm2", 256),
+        ("conv3", 295_168),
+        ("norm3", 512),
+        ("conv4", 590_080),
+        ("norm4", 512),
+        ("conv5", 295_040),
+        ("norm5", 256),
+        ("fc1", 589_952),
+        ("norm6", 256),
+        ("fc2", 8_256),
+        ("norm7", 128),
+        ("fc3", 650),
     ],
     "vgg11": [
         ("block1", 640),
@@ -120,6 +150,33 @@ LAYER_SHAPES = {
         ("pool2", (16, 5, 5)),
         ("fc1", (120,)),
         ("fc2", (84,)),
+        ("fc3", (10,)),
+    ],
+    "alexnet": [
+        ("conv1", (96, 54, 54)),
+        ("pool1", (96, 26, 26)),
+        ("conv2", (256, 26, 26)),
+        ("pool2", (256, 12, 12)),
+        ("conv3", (384, 12, 12)),
+        ("conv4", (384, 12, 12)),
+        ("conv5", (256, 12, 12)),
+        ("pool3", (256, 5, 5)),
+        ("fc1", (4096,)),
+        ("fc2", (4096,)),
+        ("fc3", (10,)),
+    ],
+    "alexnet_paper": [("pool3", (256, 6, 6))],
+    "alexnet_small": [("conv1", (48, 56, 56)), ("pool3", (128, 7, 7)), ("flatten", (6272,))],
+    "alexnet_half": [("pool3", (128, 6, 6)), ("fc1", (2048,)), ("fc3", (1000,))],
+    "alexnet_cifar": [
+        ("pool1", (96, 16, 16)),
+        ("pool2", (128, 15, 15)),
+        ("conv3", (256, 13, 13)),
+        ("conv4", (256, 13, 13)),
+        ("conv5", (128, 13, 13)),
+        ("pool5", (128, 6, 6)),
+        ("fc1", (128,)),
+        ("fc2", (64,)),
         ("fc3", (10,)),
     ],
     "vgg11": [

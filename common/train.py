@@ -200,8 +200,10 @@ def fit(
                 scaler.step(optimizer)
                 scaler.update()
                 # Only tensors are kept here: reading a value (.item()) would make the CPU wait.
-                losses.append(loss.detach())
-                correct += (main_output(outputs).argmax(1) == y).sum()
+                # And only the main classifier's, so that training and validation can be compared.
+                logits = main_output(outputs).detach()
+                losses.append(loss_of(logits, y, config.label_smoothing))
+                correct += (logits.argmax(1) == y).sum()
                 bar.update()
             losses = torch.stack(losses).tolist()
             seconds = time.perf_counter() - start

@@ -1,0 +1,51 @@
+"""Fixtures that several test files use."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import sources
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs and caches of a test go to a folder of its own."""
+    folder = tmp_path_factory.mktemp("runs")
+    monkeypatch.setenv("CNN_RUNS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def mnist_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with MNIST's four files, small: 120 training and 40 test images.
+
+    "mnist" expects these very files and has no mirrors; `CNN_DATA` names the folder. A bright bar
+    in noise tells the class, so that a net can learn them.
+    """
+    root = tmp_path / "data"
+    folder = root / "MNIST/raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for n, (images_name, labels_name) in ((120, sources.IDX[:2]), (40, sources.IDX[2:])):
+        labels = (np.arange(n) * 7 % 10).astype(np.uint8)
+        images = rng.integers(0, 100, (n, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 4 : 2 * label + 6] = 255
+        write_idx(folder / images_name, images)
+        write_idx(folder / labels_name, labels)
+    hashes = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sources.IDX
+    }
+    small = dataclasses.replace(sources.KNOWN["mnist"], hashes=hashes, mirrors=())
+    monkeypatch.setitem(sources.KNOWN, "mnist", small)
+    monkeypatch.setenv("CNN_DATA", str(root))
+    return root
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Two zero bytes, 8 for uint8, the number of dimensions; each dimension; the values."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(header + array.tobytes())

@@ -1,0 +1,464 @@
+"""The probe: counts against independent counts, fields of view against gradients."""
+
+import time
+
+import pytest
+import torch
+import torchinfo
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from common import probe, zoo
+
+# An even kernel with padding="same" makes torch warn that it pads one side more: as it should.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
+# --------------------------------------------------------------------- nets of every awkward kind
+
+
+class Inception(nn.Module):
+    """Four branches with different kernels, concatenated."""
+
+    def __init__(self, channels=2):
+        super().__init__()
+        self.one = nn.Conv2d(channels, 1, 1)
+        self.three = nn.Conv2d(channels, 2, 3, padding=1)
+        self.five = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.Conv2d(1, 1, 5, padding=2))
+        self.pool = nn.MaxPool2d(3, stride=1, padding=1)
+
+    def forward(self, x):
+        return torch.cat([self.one(x), self.three(x), self.five(x), self.pool(x)], 1)
+
+
+class Residual(nn.Module):
+    """Two convolutions and a projection shortcut, added in place."""
+
+    def __init__(self, stride=2):
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Conv2d(2, 4, 1, stride=stride)
+
+    def forward(self, x):
+        out = self.conv2(self.relu(self.bn1(self.conv1(x))))
+        out += self.shortcut(x)
+        return self.relu(out)
+
+
+class Identity(nn.Module):
+    """A shortcut that is an empty Sequential, as many write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.shortcut = nn.Sequential()
+
+    def forward(self, x):
+        return self.conv(x) + self.shortcut(x)
+
+
+class Cropped(nn.Module):
+    """A branch without padding beside one whose output is cropped to fit, off centre."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, stride=2)
+        self.valid = nn.Conv2d(2, 2, (3, 5))
+        self.side = nn.Conv2d(2, 2, 1)
+        self.after = nn.Conv2d(4, 2, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        side = self.side(x)[:, :, 2:, 1:-3]
+        return self.after(torch.cat([self.valid(x), side], 1))
+
+
+class Subsampled(nn.Module):
+    """A shortcut without parameters: every second pixel, and channels of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        return self.last(self.conv(x) + shortcut)
+
+
+class Dense(nn.Module):
+    """Each convolution sees everything before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(3 + 2 * i, 2, 3, padding=1) for i in range(3))
+        self.transition = nn.Sequential(nn.Conv2d(9, 4, 1), nn.AvgPool2d(2))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], 1)
+        return self.transition(x)
+
+
+class Shared(nn.Module):
+    """One convolution called twice, and its weights used a third time."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x):
+        x = self.pool(self.conv(self.conv(x)))
+        return self.pool(F.conv2d(x, self.conv.weight, stride=2))
+
+
+NETS = {
+    "stack": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 5, stride=2, padding=2), nn.Conv2d(4, 2, 3)
+    ),
+    "dilated": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, dilation=2, padding=2), nn.Conv2d(4, 2, 3, dilation=3, stride=2)
+    ),
+    "not square": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, (3, 5), stride=(2, 1), padding=(0, 2)),
+        nn.Conv2d(4, 2, (1, 7), dilation=(1, 2)),
+        nn.AvgPool2d((3, 1), stride=(1, 2)),
+    ),
+    "pools": lambda: nn.Sequential(
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(2, 2, 3),
+        nn.AvgPool2d(2),
+        nn.MaxPool2d(3, stride=1, dilation=2, padding=1),
+        nn.AvgPool2d(3, stride=2, padding=1),
+    ),
+    "even kernel, padding by name": lambda: nn.Sequential(
+        nn.Conv2d(2, 2, 4, padding="same"), nn.Conv2d(2, 2, 3, padding="same", dilation=2)
+    ),
+    "padded on one side": lambda: nn.Sequential(
+        nn.ZeroPad2d((3, 0, 0, 1)),
+        nn.Conv2d(2, 2, 3, stride=2),
+        nn.ZeroPad2d(-1),
+        nn.Conv2d(2, 2, 2),
+    ),
+    "grouped, depthwise, normalised": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, groups=2, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3, groups=4, stride=2, padding=1, bias=False),
+        nn.Dropout2d(),
+        nn.Conv2d(4, 6, 1),
+        nn.ChannelShuffle(2),
+        nn.Conv2d(6, 2, 3, groups=2),
+    ),
+    "inception": lambda: nn.Sequential(
+        nn.Conv2d(2, 2, 3, stride=2), Inception(), nn.Conv2d(6, 2, 3)
+    ),
+    "residual": lambda: nn.Sequential(Residual(), nn.Conv2d(4, 2, 3), Residual(1)),
+    "identity": lambda: nn.Sequential(Identity(), nn.MaxPool2d(2), Identity()),
+    "cropped": Cropped,
+    "subsampled": Subsampled,
+    "dense": Dense,
+    "shared": Shared,
+    "classifier": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+        nn.BatchNorm1d(3),
+        nn.ReLU(),
+        nn.Linear(3, 10, bias=False),
+    ),
+}  # fmt: skip
+SHAPE = (1, 2, 78, 94)
+
+
+@pytest.fixture(params=NETS)
+def net(request):
+    return NETS[request.param]()
+
+
+def rows(table, *columns):
+    return list(table[list(columns)].itertuples(index=False, name=None))
+
+
+# ---------------------------------------------------------------------------------------- counts
+
+
+def test_counts_of_every_net(net):
+    shape = (3, *SHAPE[1:])
+    table = probe.layers(net, shape)
+    assert table["params"].sum() == sum(p.numel() for p in net.parameters())
+    summary = torchinfo.summary(net, input_size=shape, device="cpu", verbose=0)
+    assert table["mult_adds"].sum() == summary.total_mult_adds
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        torchvision.models.mobilenet_v2,
+        torchvision.models.densenet121,
+        torchvision.models.resnext50_32x4d,
+    ],
+)
+def test_counts_of_large_nets(build):
+    """mult-adds of convolutions and products by torch's own counter of operations."""
+    with torch.device("meta"):
+        model = build().eval()
+    shape = (1, 3, 224, 224)
+    table = probe.layers(model, shape)
+    assert table["params"].sum() == sum(p.numel() for p in model.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(shape, device="meta"))
+    convolutions = table[table["kind"].isin(["Conv2d", "Linear"])]
+    biases = 1000  # torchinfo counts the bias of the last layer, the only one
+    assert convolutions["mult_adds"].sum() - biases == counter.get_total_flops() / 2
+
+
+def test_rows_follow_the_forward_pass():
+    table = probe.layers(zoo.build("lenet5_bn"), (2, 1, 32, 32))
+    assert rows(table, "layer", "kind", "output", "params", "mult_adds", "field", "stride")[:6] == [
+        ("conv1", "Conv2d", (2, 6, 28, 28), 156, 2 * 156 * 28 * 28, 5, 1),
+        ("norm1", "BatchNorm2d", (2, 6, 28, 28), 12, 2 * 12, 5, 1),
+        ("act1", "ReLU", (2, 6, 28, 28), 0, 0, 5, 1),
+        ("pool1", "MaxPool2d", (2, 6, 14, 14), 0, 0, 6, 2),
+        ("conv2", "Conv2d", (2, 16, 10, 10), 2416, 2 * 2416 * 10 * 10, 14, 2),
+        ("norm2", "BatchNorm2d", (2, 16, 10, 10), 32, 2 * 32, 14, 2),
+    ]
+    assert rows(table, "layer", "output", "field", "stride")[-1] == ("fc3", (2, 10), "all", "all")
+    assert table["activation_bytes"][0] == 2 * 6 * 28 * 28 * 4
+    assert table.attrs["receptive_field"] == 16
+
+
+def test_a_module_called_twice():
+    table = probe.layers(Shared(), SHAPE)
+    assert rows(table, "layer", "params", "field")[:2] == [("conv", 38, 3), ("conv", 0, 5)]
+    assert table["mult_adds"][0] == 38 * 76 * 92
+    assert table["mult_adds"][1] == 38 * 74 * 90
+
+
+def test_weights_that_two_modules_share_count_once():
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3))
+    model[1].weight = model[0].weight
+    table = probe.layers(model, SHAPE)
+    assert list(table["params"]) == [38, 2]
+    assert table["params"].sum() == sum(p.numel() for p in model.parameters())
+
+
+def test_the_probe_leaves_the_model_alone():
+    torch.manual_seed(0)
+    model = zoo.build("lenet5_bn").train()
+    called = []
+    model.conv1.register_forward_hook(lambda *_: called.append("conv1"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+    probe.layers(model, (2, 1, 32, 32))
+    assert called == []
+    assert all(m.training for m in model.modules())
+    assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class RealBytes(TorchDispatchMode):
+    """Adds up the bytes of all tensors made that are not on the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self.total += tensor.nbytes
+        return result
+
+
+def test_vgg19_takes_no_memory_and_no_time():
+    with torch.device("meta"):
+        model = torchvision.models.vgg19()
+    with RealBytes() as real:
+        start = time.process_time()
+        table = probe.layers(model, (64, 3, 224, 224))
+        seconds = time.process_time() - start
+    assert table["params"].sum() == 143_667_240
+    assert table["activation_bytes"].max() == 64 * 64 * 224 * 224 * 4
+    assert real.total < 1e6
+    assert seconds < 0.8
+
+
+def test_a_net_with_weights_is_not_copied():
+    with RealBytes() as real:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(1000, 1000))
+        made, real.total = real.total, 0
+        probe.layers(model, (1, 1, 10, 100))
+    assert made >= 4e6  # the counter counts
+    assert real.total < 1e4
+
+
+# -------------------------------------------------------------------------------- fields of view
+
+
+class MeanPool(nn.Module):
+    """The mean over a max pool's windows: every pixel in view gets a gradient."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x):
+        p, (C, k) = self.pool, (x.shape[1], probe.pair(self.pool.kernel_size))
+        ones = torch.ones(C, 1, *k, dtype=x.dtype)
+        return F.conv2d(x, ones, None, p.stride, p.padding, p.dilation, C)
+
+
+def positive(net):
+    """The net with max pools replaced and all weights above 0, so that no gradient cancels."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.MaxPool2d):
+                setattr(module, name, MeanPool(child))
+    for weight in net.parameters():
+        nn.init.uniform_(weight, 0.1, 1)
+    return net.double().eval()
+
+
+def outputs(net, x):
+    """What each call of a layer puts out, in order."""
+    kept = []
+    leaves = [m for m in net.modules() if isinstance(m, MeanPool) or not list(m.children())]
+    leaves = [m for m in leaves if not isinstance(m, nn.MaxPool2d)]
+    for leaf in leaves:
+        leaf.register_forward_hook(lambda _, __, output: kept.append(output.clone()))
+    net(x)
+    return kept
+
+
+def in_view(output, x):
+    """Which pixels (H, W) of x get a gradient from `output`, one value or the sum of several."""
+    (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True)
+    return (gradient != 0).any(1)[0]
+
+
+def span(line):
+    """(first, last) index that is set along one axis."""
+    places = line.nonzero().flatten()
+    return places[0].item(), places[-1].item()
+
+
+def described(vertical, horizontal):
+    return vertical if vertical == horizontal else f"{vertical} x {horizontal}"
+
+
+def compare_with_gradients(net, shape):
+    """Hold each layer's field and stride against the pixels that get a gradient."""
+    table = probe.layers(net, shape)
+    x = torch.rand(shape, dtype=torch.double, requires_grad=True)
+    kept = outputs(positive(net), x)
+    assert len(kept) == len(table)
+    local = 0
+    for row, output in zip(table.itertuples(), kept, strict=True):
+        if row.field == "all":
+            assert in_view(output, x).all(), row.layer
+            continue
+        i, j = output.shape[2] // 2 - 1, output.shape[3] // 2 - 1
+        seen = in_view(output[:, :, i, j], x)
+        further = in_view(output[:, :, i + 1, j + 1], x)
+        (top, bottom), (left, right) = span(seen.any(1)), span(seen.any(0))
+        assert top > 0, "the image is too small for this test"
+        assert left > 0
+        assert max(span(further.any(1))[1], 0) < shape[2] - 1
+        assert row.field == described(bottom - top + 1, right - left + 1), row.layer
+        shifts = span(further.any(1))[0] - top, span(further.any(0))[0] - left
+        assert row.stride == described(*shifts), row.layer
+        local += 1
+    return local
+
+
+def test_fields_are_what_the_gradients_say(net):
+    assert compare_with_gradients(net, SHAPE) > 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_fields_of_random_nets(seed):
+    """Stacks of random convolutions and pools, with kernels, strides and paddings by axis."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(*options):
+        return options[torch.randint(len(options), (), generator=generator)]
+
+    layers = []
+    for _ in range(4):
+        kernel = pick(1, 2, 3, 5), pick(1, 2, 3, 5)
+        padding = pick(0, kernel[0] // 2), pick(0, kernel[1] // 2)
+        stride = (pick(1, 2), pick(1, 2)) if len(layers) < 2 else 1
+        if pick(True, True, False):
+            layers.append(nn.Conv2d(2, 2, kernel, stride, padding, (pick(1, 2), pick(1, 3))))
+        else:
+            layers.append(pick(nn.MaxPool2d, nn.AvgPool2d)(kernel, stride, padding))
+    assert compare_with_gradients(nn.Sequential(*layers), (1, 2, 90, 110)) == 4
+
+
+def test_the_place_of_a_field():
+    """Not only how large it is: paddings and crops move it."""
+    for name, build in NETS.items():
+        if name in ("classifier", "dilated", "pools", "not square"):
+            continue  # without a last field, or with holes in it
+        net = build()
+        tracker, x = probe.FieldTracker(), torch.empty(SHAPE, device="meta")
+        tracker.mark(x, (probe.Field(), probe.Field()))
+        with torch.no_grad(), tracker:
+            output = probe.to_meta(net)(x)
+        vertical, horizontal = tracker.fields[id(output)]
+        x = torch.rand(SHAPE, dtype=torch.double, requires_grad=True)
+        output = positive(net)(x)
+        i, j = output.shape[2] // 2 - 1, output.shape[3] // 2 - 1
+        expected = torch.zeros(SHAPE[2:], dtype=torch.bool)
+        top, left = vertical.first + i * vertical.stride, horizontal.first + j * horizontal.stride
+        bottom, right = vertical.last + i * vertical.stride, horizontal.last + j * horizontal.stride
+        expected[top : bottom + 1, left : right + 1] = True
+        assert torch.equal(in_view(output[:, :, i, j], x), expected), name
+
+
+@pytest.mark.parametrize(
+    ("build", "field"), [(torchvision.models.vgg16, 212), (torchvision.models.resnet18, 435)]
+)
+def test_published_fields(build, field):
+    """Araujo et al. 2019, Computing receptive fields of convolutional neural networks, table 1."""
+    with torch.device("meta"):
+        model = build()
+    assert probe.receptive_field(model, (1, 3, 224, 224)) == field
+
+
+def test_a_net_that_sees_all_at_once():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    assert probe.receptive_field(model, (1, 3, 2, 2)) == "all"
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("ask", [probe.layers, probe.check_fits])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 1, 8, 8), r"'conv2'.*\(1, 6, 2, 2\).*ran out of pixels"),
+        ((1, 1, 40, 40), r"'fc1'.*takes 256 values"),
+        ((1, 3, 28, 28), r"'conv1'.*takes 1 channels.*in_channels=3"),
+    ],
+)
+def test_an_input_that_does_not_fit_names_the_layer(ask, shape, message):
+    with pytest.raises(ValueError, match=message):
+        ask(zoo.build("lenet5"), shape)
+
+
+def test_an_input_that_fits():
+    assert probe.check_fits(zoo.build("lenet5"), (1, 1, 28, 28)) is None

@@ -1,0 +1,424 @@
+"""Training: settings, the loop, what it keeps, and how a model is judged."""
+
+import ast
+import inspect
+import math
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from common import data, session, train, zoo
+from common.train import Config, Evaluation, evaluate, fit
+
+SIZE = 28
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def lenet(seed=0, **options):
+    torch.manual_seed(seed)
+    return zoo.build("lenet5", activation=nn.ReLU, **options)
+
+
+def short(**settings):
+    """A training of moments, whose settings may be replaced."""
+    quick = {"epochs": 2, "batch_size": 64, "image_size": SIZE, "train_images": 256}
+    return Config(**quick | settings)
+
+
+def held_out(digits, config):
+    """The validation batches, as `fit` draws them when all training images are used."""
+    _, ids = data.split(len(digits.train), config.validation, config.seed)
+    return data.Batches(digits, "train", 100, indices=ids, size=config.image_size)
+
+
+# ------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "adamm"}, "Did you mean 'adam'"),
+        ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+        ({"schedule": "multistep"}, "milestones"),
+        ({"augment": ("flipp",)}, "Did you mean 'flip'"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"lr": 0}, "lr=0"),
+        ({"lr": -1e-3}, "lr=-0.001"),
+        ({"lr": math.inf}, "lr=inf"),
+        ({"lr": math.nan}, "lr=nan"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"momentum": -0.1}, "momentum=-0.1"),
+        ({"weight_decay": -1e-4}, "weight_decay=-0.0001"),
+        ({"patience": 0}, "patience=0"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"train_images": 0}, "train_images=0"),
+        ({"validation": 0.0}, "validation=0.0"),
+        ({"validation": 1.0}, "validation=1.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": ((3, 32), (2, 0))}, "1 or more images"),
+        ({"batch_size": ((3, 32), (3, 64))}, "add up to 5"),
+        ({"batch_size": ()}, "add up to 5"),
+    ],
+)
+def test_a_bad_setting_is_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**settings)
+
+
+def test_batch_sizes_in_stages():
+    config = Config(epochs=6, batch_size=((3, 32), (1, 64), (2, 128)))
+    assert [config.batch_size_at(e) for e in range(6)] == [32, 32, 32, 64, 128, 128]
+    assert [Config(epochs=2, batch_size=7).batch_size_at(e) for e in range(2)] == [7, 7]
+    assert Config(epochs=6, batch_size=[[3, 32], [3, 64]]).batch_size_at(3) == 64  # from JSON
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"schedule": "constant"}, {0: 0.1, 5: 0.1, 9.9: 0.1}),
+        ({"schedule": "cosine"}, {0: 0.1, 2.5: 0.0853553, 5: 0.05, 10: 0}),
+        ({"schedule": "warmup"}, {0: 0.001, 1: 0.05, 2: 0.1, 6: 0.05, 10: 0}),
+        (
+            {"schedule": "multistep", "milestones": (4, 8)},
+            {0: 0.1, 3.99: 0.1, 4: 0.01, 7.99: 0.01, 8: 0.001},
+        ),
+    ],
+)
+def test_learning_rate_of_each_schedule(settings, expected):
+    config = Config(epochs=10, lr=0.1, **settings)
+    assert {e: config.lr_at(e) for e in expected} == pytest.approx(expected)
+
+
+def test_every_schedule_is_tested_above():
+    assert train.SCHEDULES == ("constant", "cosine", "warmup", "multistep")
+
+
+# --------------------------------------------------------------------------------------- the loop
+
+
+def test_lenet_learns_the_digits(digits):
+    model = lenet()
+    config = Config(epochs=5, batch_size=64, lr=6e-3, schedule="cosine", image_size=SIZE)
+    history = fit(model, digits, config, show=False)
+    frame = history.frame()
+    assert list(frame.index) == [1, 2, 3, 4, 5]
+    assert frame.val_accuracy.iloc[-1] > 0.92
+    assert frame.train_accuracy.iloc[-1] > 0.96
+    assert frame.train_loss.is_monotonic_decreasing
+    first = history.batch_losses[:18]  # 1,150 images in 18 batches
+    assert frame.train_loss[1] == pytest.approx(sum(first) / 18)
+    assert history.train_seconds == pytest.approx(frame.seconds.sum())
+    assert history.notes == []
+    test = evaluate(model, data.Batches(digits, "test", 512, size=SIZE))
+    assert test.accuracy > 0.86
+
+
+def test_a_seed_gives_the_same_weights_bit_for_bit(digits):
+    def run(seed):
+        torch.manual_seed(seed)
+        model = zoo.build("lenet5_bn")  # with dropout, which draws random numbers as well
+        config = Config(epochs=2, batch_size=64, image_size=32, augment=("crop",), seed=seed)
+        return model.state_dict(), fit(model, digits, config, show=False)
+
+    (weights, history), (again, repeated), (other, _) = run(1), run(1), run(2)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert history.batch_losses == repeated.batch_losses
+    columns = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
+    assert history.frame()[columns].equals(repeated.frame()[columns])
+    assert not torch.equal(weights["conv1.weight"], other["conv1.weight"])
+
+
+def test_the_seed_of_the_settings_counts(digits):
+    losses = [fit(lenet(), digits, short(seed=s), show=False).batch_losses for s in (0, 1)]
+    assert losses[0] != losses[1]  # the same initial weights, other images in another order
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("adam", lambda p: torch.optim.Adam(p, 1e-3, weight_decay=0.1)),
+        ("adamw", lambda p: torch.optim.AdamW(p, 1e-3, weight_decay=0.1)),
+        ("sgd", lambda p: torch.optim.SGD(p, 1e-3, 0.8, weight_decay=0.1, nesterov=True)),
+    ],
+)
+def test_steps_equal_a_plain_loop(digits, name, reference):
+    """Two epochs of one batch each, with a rate that falls, against torch's own optimizers."""
+    config = short(
+        optimizer=name, lr=1e-3, momentum=0.8, weight_decay=0.1, batch_size=256,
+        schedule="multistep", milestones=(1,), label_smoothing=0.1, precision="fp32",
+    )  # fmt: skip
+    model, plain = lenet(), lenet()
+    history = fit(model, digits, config, show=False)
+    assert history.best_epoch == 2  # so the weights are those after the second step
+
+    device = session.device()
+    plain.to(device).train()
+    optimizer = reference(plain.parameters())
+    ids, _ = data.split(len(digits.train), config.validation, config.seed)
+    batches = data.Batches(digits, "train", 256, indices=ids[:256], size=SIZE, seed=config.seed)
+    losses = []
+    for epoch in range(2):
+        for group in optimizer.param_groups:
+            group["lr"] = (1e-3, 1e-4)[epoch]
+        x, y = next(batches.epoch(epoch))
+        loss = cross_entropy(plain(x), y, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert history.batch_losses == pytest.approx(losses, rel=1e-4)
+    for (weight, value), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5, msg=weight)
+
+
+def test_auxiliary_classifiers_count_for_a_part():
+    main, auxiliary, y = torch.randn(3, 5), torch.randn(3, 5), torch.tensor([0, 3, 4])
+    expected = cross_entropy(main, y) + 0.3 * cross_entropy(auxiliary, y)
+    assert torch.allclose(train.loss_of((main, auxiliary), y), expected)
+    assert torch.equal(train.main_output((main, auxiliary)), main)
+
+
+def test_stages_train_images_and_rates_reach_the_loop(digits):
+    config = short(epochs=3, batch_size=((1, 32), (2, 100)), train_images=200, schedule="cosine")
+    history = fit(lenet(), digits, config, show=False)
+    assert len(history.batch_losses) == 7 + 2 + 2
+    frame = history.frame()
+    assert [round(n) for n in frame.images_per_s * frame.seconds] == [200] * 3
+    expected = [config.lr_at(6 / 7), config.lr_at(1.5), config.lr_at(2.5)]  # of the last batch
+    assert frame.lr.tolist() == pytest.approx(expected)
+
+
+def test_more_train_images_than_there_are(digits):
+    history = fit(lenet(), digits, short(epochs=1, train_images=10**6), show=False)
+    frame = history.frame()
+    assert round(frame.images_per_s[1] * frame.seconds[1]) == 1150
+
+
+class Wild(Config):
+    """Learns for two epochs and spoils everything in the third."""
+
+    def lr_at(self, epoch):
+        return 1e-2 if epoch < 2 else 1.0
+
+
+def test_best_weights_are_restored(digits):
+    torch.manual_seed(0)
+    model = zoo.build("lenet5_bn")  # its running statistics belong to the weights
+    config = Wild(epochs=3, batch_size=64, image_size=32)
+    history = fit(model, digits, config, show=False)
+    losses = history.frame().val_loss
+    assert history.best_epoch == losses.idxmin() < 3
+    again = evaluate(model, held_out(digits, config), history.precision)
+    assert again.loss == pytest.approx(losses[history.best_epoch], rel=1e-3)
+    assert again.loss < 0.5 * losses[3]
+
+
+def test_early_stopping_counts_from_the_best_epoch(digits, monkeypatch):
+    """Validation losses by script; the weights returned are those that earned the lowest."""
+    scripted = iter([0.9, 0.5, 0.7, 0.6, 0.5, 0.1])
+    seen = []
+
+    def judge(model, *_):
+        seen.append(model.fc3.weight.detach().clone())
+        nothing = torch.zeros(0)
+        return Evaluation(next(scripted), 0.5, nothing, nothing, nothing)
+
+    monkeypatch.setattr(train, "evaluate", judge)
+    model = lenet()
+    history = fit(model, digits, short(epochs=6, patience=3), show=False)
+    assert len(history.epochs) == 5  # equal to the best is no progress
+    assert history.best_epoch == 2
+    assert "Stopped early after epoch 5." in history.notes
+    assert torch.equal(model.fc3.weight, seen[1])
+    assert not torch.equal(seen[1], seen[-1])
+
+
+def test_no_patience_no_early_stop(digits, monkeypatch):
+    nothing = torch.zeros(0)
+    worse = iter(range(1, 5))
+    monkeypatch.setattr(
+        train, "evaluate", lambda *_: Evaluation(next(worse), 0.5, nothing, nothing, nothing)
+    )
+    history = fit(lenet(), digits, short(epochs=4), show=False)
+    assert (len(history.epochs), history.best_epoch) == (4, 1)
+
+
+def test_the_test_images_are_not_touched(digits):
+    blank = data.Images(torch.zeros_like(digits.test.images), torch.zeros_like(digits.test.labels))
+    without = data.ImageSet(digits.name, digits.source, digits.train, blank, digits.classes)
+    histories = [fit(lenet(), d, short(), show=False) for d in (digits, without)]
+    assert histories[0].frame().val_loss.equals(histories[1].frame().val_loss)
+
+
+# ------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_auto_precision_follows_the_hardware(digits, monkeypatch, bf16):
+    monkeypatch.setattr(session, "has_bf16", lambda kind: bf16)
+    seen = []
+    model = lenet()
+
+    def look(_, __, output):
+        if output.requires_grad:  # neither the probe before nor the evaluation after an epoch
+            seen.append(output.dtype)
+
+    model.conv1.register_forward_hook(look)
+    history = fit(model, digits, short(epochs=1), show=False)
+    older_gpu = session.device().type == "cuda" and not bf16
+    expected = "bf16" if bf16 else "fp16" if older_gpu else "fp32"
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    assert history.precision == expected
+    assert seen[:4] == [dtypes[expected]] * 4  # batches
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert history.batch_losses[-1] < history.batch_losses[0]
+
+
+@pytest.mark.parametrize("wanted", ["bf16", "fp8"])
+def test_a_precision_that_is_not_there(digits, monkeypatch, wanted):
+    monkeypatch.setattr(session, "has_bf16", lambda kind: False)
+    model = lenet()
+    before = model.conv1.weight.detach().clone()
+    with pytest.raises(ValueError, match=f"'{wanted}' is not available .* fp32"):
+        fit(model, digits, short(precision=wanted), show=False)
+    assert torch.equal(model.conv1.weight.cpu(), before)
+
+
+def test_precision_by_device(monkeypatch):
+    for bf16, kind, expected in (
+        (True, "cuda", "bf16"),
+        (False, "cuda", "fp16"),
+        (True, "cpu", "bf16"),
+        (False, "cpu", "fp32"),
+    ):
+        monkeypatch.setattr(session, "has_bf16", lambda _, bf16=bf16: bf16)
+        assert session.precision("auto", kind) == expected
+        assert session.precision("fp32", kind) == "fp32"
+    with pytest.raises(ValueError, match="fp16"):
+        session.precision("fp16", "cpu")
+
+
+# -------------------------------------------------------------------------- no waiting in the loop
+
+READERS = {"item", "tolist", "cpu", "numpy", "synchronize", "float", "int", "bool", "print"}
+
+
+def readers_in_batch_loop(source: str) -> list[str]:
+    """What is called in the loop over the batches that makes the CPU wait for the device."""
+    loops = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.For)]
+    (loop,) = [n for n in loops if "batches.epoch(epoch)" in ast.unparse(n.iter)]
+    calls = [n.func for part in loop.body for n in ast.walk(part) if isinstance(n, ast.Call)]
+    names = [f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls]
+    return [name for name in names if name in READERS]
+
+
+def test_nothing_is_read_back_in_the_batch_loop():
+    source = inspect.getsource(train)
+    assert readers_in_batch_loop(source) == []
+
+
+@pytest.mark.parametrize("reader", ["loss.item()", "loss.cpu()", "loss.tolist()", "float(loss)"])
+def test_a_reader_in_the_batch_loop_is_found(reader):
+    source = inspect.getsource(train)
+    assert "losses.append(loss.detach())" in source
+    changed = source.replace("losses.append(loss.detach())", f"losses.append({reader})")
+    assert len(readers_in_batch_loop(changed)) == 1
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the values read out of tensors, by whatever name: item, float, bool, if …"""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **(kwargs or {}))
+
+
+def test_reads_do_not_grow_with_the_batches(digits):
+    """Looks below the source: into the optimizer, the loss and the loader."""
+
+    def reads(batch_size):
+        config = short(epochs=1, batch_size=batch_size, augment=("crop", "flip", "colour"))
+        with CountReads() as reader:
+            fit(lenet(), digits, config, show=False)
+        return reader.count
+
+    few, many = reads(128), reads(16)
+    assert few == many > 0
+
+
+# -------------------------------------------------------------------------------------- judging
+
+
+def test_evaluation_agrees_with_scikit_learn():
+    torch.manual_seed(0)
+    truth = torch.randint(0, 4, (500,))
+    logits = torch.randn(500, 5) + 2 * nn.functional.one_hot(truth, 5)  # class 4 has no images
+    model = nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.9)).train()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(5))
+        model[0].bias.zero_()
+    batches = list(zip(logits.split(64), truth.split(64), strict=True))  # the last one is smaller
+    found = evaluate(model, batches, "fp32")
+
+    predicted = logits.argmax(1)
+    assert torch.equal(found.predictions, predicted)
+    assert found.accuracy == pytest.approx(accuracy_score(truth, predicted))
+    expected = confusion_matrix(truth, predicted, labels=range(5))
+    assert found.confusion.tolist() == expected.tolist()
+    assert found.loss == pytest.approx(
+        log_loss(truth, logits.double().softmax(1), labels=range(5)), rel=1e-5
+    )
+    by_class = [accuracy_score(truth[truth == c], predicted[truth == c]) for c in range(4)]
+    assert found.class_accuracy[:4] == pytest.approx(by_class)
+    assert math.isnan(found.class_accuracy[4])
+    torch.testing.assert_close(found.losses, cross_entropy(logits, truth, reduction="none"))
+
+
+def test_evaluation_takes_the_main_output_and_any_iterable():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), -super().forward(x)
+
+    model = Two(3, 3)
+    x, y = torch.randn(10, 3), torch.randint(0, 3, (10,))
+    found = evaluate(model, iter([(x, y)]), "fp32")
+    assert torch.equal(found.predictions, model(x)[0].argmax(1))
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+
+def test_images_too_small_name_the_layer(digits):
+    with pytest.raises(ValueError, match=r"'conv2'.*ran out of pixels"):
+        fit(lenet(), digits, short(image_size=8), show=False)
+
+
+def test_images_of_another_size_name_the_layer(digits):
+    with pytest.raises(ValueError, match=r"'fc1'.*256 values"):
+        fit(lenet(), digits, short(image_size=32), show=False)
+
+
+def test_wrong_channels_are_named(digits):
+    with pytest.raises(ValueError, match=r"'conv1'.*takes 3 channels.*in_channels=1"):
+        fit(lenet(in_channels=3), digits, short(), show=False)
+
+
+def test_non_finite_loss_ends_the_training(digits):
+    history = fit(lenet(), digits, short(epochs=5, lr=1e3, optimizer="sgd"), show=False)
+    assert len(history.epochs) < 5
+    assert "blown up" in history.notes[-1]
