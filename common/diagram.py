@@ -108,7 +108,8 @@ def svg(model: nn.Module, shape: tuple[int, int, int, int], title: str, most: in
         parts += [
             f'<rect x="{x}" y="{top:g}" width="{BLOCK_WIDTH}" height="{tall}" rx="4" '
             f'fill="{colour}" stroke="#444"/>',
-            f'<text x="{centre:g}" y="{middle + 4:g}">{escape(block["text"])}</text>',
+            f'<text x="{centre:g}" y="{middle + 4:g}" font-size="11">'
+            f"{escape(block['text'])}</text>",
             f'<text x="{centre:g}" y="{bottom + 16:g}" font-weight="bold">'
             f"{escape(block['name'])}</text>",
             f'<text x="{centre:g}" y="{bottom + 32:g}">{shape_text}</text>',

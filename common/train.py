@@ -199,11 +199,11 @@ def fit(
                 scaler.scale(loss).backward()
                 scaler.step(optimizer)
                 scaler.update()
+                if isinstance(outputs, tuple):  # validation has the main loss alone: keep that one
+                    loss = loss_of(main_output(outputs), y, config.label_smoothing)
                 # Only tensors are kept here: reading a value (.item()) would make the CPU wait.
-                # And only the main classifier's, so that training and validation can be compared.
-                logits = main_output(outputs).detach()
-                losses.append(loss_of(logits, y, config.label_smoothing))
-                correct += (logits.argmax(1) == y).sum()
+                losses.append(loss.detach())
+                correct += (main_output(outputs).argmax(1) == y).sum()
                 bar.update()
             losses = torch.stack(losses).tolist()
             seconds = time.perf_counter() - start

@@ -123,7 +123,7 @@ def empty(tmp_path) -> Path:
 
 
 def test_is_short_and_holds_the_address_of_pyproject():
-    lines = notebooks.setup_cell().splitlines()
+    lines = [line for line in notebooks.setup_cell().splitlines() if line]
     assert len(lines) <= 8
     assert max(map(len, lines)) <= 100
     project = tomllib.loads((session.HOME / "pyproject.toml").read_text())["project"]
