@@ -43,7 +43,7 @@ def list_models(options: argparse.Namespace) -> int:
     return 0
 
 
-def train(options: argparse.Namespace) -> int:
+def train_network(options: argparse.Namespace) -> int:
     """Train one network, judge it on the test images, and record the run."""
     from common import data, records, zoo
     from common.train import Config, fit
@@ -87,16 +87,16 @@ def seeded_build(name: str, images, seed: int):
     return zoo.build(name, in_channels=images.shape[0], num_classes=len(images.classes))
 
 
-def bench(options: argparse.Namespace) -> int:
+def measure(options: argparse.Namespace) -> int:
     """Measure our loader against a conventional one."""
     from common import bench
 
     rows = bench.loaders(seconds=options.seconds)
-    print(json.dumps(rows, indent=1) if options.json else bench.table(rows))
+    print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))
     return 0
 
 
-def run(options: argparse.Namespace) -> int:
+def run_course(options: argparse.Namespace) -> int:
     """Execute notebooks in order into build/, then print the comparison table."""
     from common import compare, notebooks, records
 
@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def figures(options: argparse.Namespace) -> int:
+def draw_figures(options: argparse.Namespace) -> int:
     """Redraw figures/ from the models and records, and the README's table of results."""
     from common import charts
 
@@ -146,7 +146,7 @@ def figures(options: argparse.Namespace) -> int:
     return 0
 
 
-def sync(options: argparse.Namespace) -> int:
+def sync_cells(options: argparse.Namespace) -> int:
     """Rewrite the notebooks' setup and exercise cells from their one definition."""
     from common import notebooks
 
@@ -161,16 +161,16 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m common", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(function, name: str | None = None) -> argparse.ArgumentParser:
+    def command(function, name: str) -> argparse.ArgumentParser:
         words = function.__doc__.splitlines()[0]
-        made = commands.add_parser(name or function.__name__, help=words, description=words)
+        made = commands.add_parser(name, help=words, description=words)
         made.set_defaults(run=function)
         return made
 
     listing = command(list_models, "list")
     listing.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
 
-    training = command(train)
+    training = command(train_network, "train")
     training.add_argument("name", help="a network; `python -m common list` shows them all")
     training.add_argument(
         "--dataset",
@@ -212,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     )
     training.add_argument("--json", action="store_true", help="print the run's record as JSON")
 
-    benchmark = command(bench)
+    benchmark = command(measure, "bench")
     benchmark.add_argument(
         "--seconds",
         type=float,
@@ -223,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print a JSON list instead of a table"
     )
 
-    running = command(run)
+    running = command(run_course, "run")
     running.add_argument(
         "notebooks", nargs="*", help="parts of file names, such as 01 or lenet (default: all)"
     )
@@ -238,8 +238,8 @@ def parser() -> argparse.ArgumentParser:
         help="also store the outputs in notebooks/ and the records in results/",
     )
 
-    command(figures)
-    command(sync)
+    command(draw_figures, "figures")
+    command(sync_cells, "sync")
     return top
 
 

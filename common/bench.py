@@ -96,6 +96,6 @@ def loaders(seconds: float = 2.0, sizes: tuple[int, ...] = (28, 224)) -> list[di
     return rows
 
 
-def table(rows: list[dict]) -> str:
+def as_text(rows: list[dict]) -> str:
     """The rows as text."""
     return pd.DataFrame(rows).to_string(index=False)

@@ -52,7 +52,7 @@ def with_results(readme: str) -> str:
     return f"{before}{BEGIN}\n{compare.markdown(compare.at_a_glance())}\n{END}{after}"
 
 
-def svg(width: int, height: int, title: str, alt: str, parts: list[str]) -> str:
+def document(width: int, height: int, title: str, alt: str, parts: list[str]) -> str:
     """An SVG document with a title to read and a text alternative."""
     return "\n".join(
         [
@@ -90,7 +90,7 @@ def timeline() -> str:
             f'<text x="{x:.1f}" y="156" font-size="11" fill="#555">{count}</text>',
         ]
     title = "Eight architectures, what each added, and its parameters as built here"
-    return svg(WIDTH, 172, title, "; ".join(told) + ".", parts)
+    return document(WIDTH, 172, title, "; ".join(told) + ".", parts)
 
 
 def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
@@ -126,4 +126,4 @@ def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}">{escape(label)}</text>',
         f'<text transform="rotate(-90 20 {middle})" x="20" y="{middle}">test accuracy (%)</text>',
     ]
-    return svg(WIDTH, HEIGHT, title, f"{title}: " + "; ".join(told) + ".", parts)
+    return document(WIDTH, HEIGHT, title, f"{title}: " + "; ".join(told) + ".", parts)

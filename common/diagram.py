@@ -28,7 +28,7 @@ def stages(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     for _, part in table.groupby((table["child"] != table["child"].shift()).cumsum()):
         name = part["child"].iloc[0]
         module = model.get_submodule(name)
-        kind, text = describe(module, part)
+        kind, text = describe_child(module, part)
         output, params = part["output"].iloc[-1], int(part["params"].sum())
         if kind:
             rows.append(
@@ -39,7 +39,7 @@ def stages(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def describe(module: nn.Module, part: pd.DataFrame) -> tuple[str | None, str]:
+def describe_child(module: nn.Module, part: pd.DataFrame) -> tuple[str | None, str]:
     """(kind, text) of a child; kind None for one that is not drawn by itself."""
     if isinstance(module, nn.Conv2d):
         k, s = module.kernel_size, module.stride[0]
@@ -76,7 +76,7 @@ def svg(model: nn.Module, shape: tuple[int, int, int, int], title: str, most: in
     columns = min(most, len(blocks))
     width = max(2 * MARGIN + columns * (BLOCK_WIDTH + GAP) - GAP, 640)
     height = 40 + rows * row_height + 24
-    total = sum(block["params"] for block in blocks)
+    total = sum(p.numel() for p in model.parameters())
     alt = f"{title}: " + ", then ".join(
         f"{b['text']} to {'×'.join(map(str, b['output']))}" for b in blocks
     )

@@ -16,8 +16,8 @@ class Reported(NamedTuple):
     params: int
     accuracy: float | None
     seconds: float | None
-    epochs: int
-    machine: str
+    epochs: int | None  # None where the report does not say
+    machine: str | None
     mult_adds: float | None = None
     batch_size: int = 64
 
@@ -40,6 +40,7 @@ REPORTED = (
     Reported("D", "resnet18_shared", "mnist", 11_001_546, 99.30, 1012.85, 5, D, batch_size=128),
     Reported("D", "mobilenet", "mnist", 3_216_650, 98.36, 666.95, 5, D, batch_size=128),
     Reported("D", "googlenet", "mnist", 5_977_530, 98.80, 693.56, 5, D, batch_size=128),
+    Reported("E", "resnet18_cifar", "cifar10", 11_173_962, 90.0, None, None, None),
 )
 
 # Parameters at the papers' own setting, 3 channels and 1,000 classes.
@@ -118,6 +119,17 @@ LAYER_PARAMS = {
         ("inception3a.branch3.0.conv", 18_528),
         ("inception3a.branch3.1.conv", 110_720),
     ],
+    "resnet18_bias": [
+        ("stage1.0", 74_112),
+        ("stage1.1", 74_112),
+        ("stage2.0", 230_272),
+        ("stage2.1", 295_680),
+        ("stage3.0", 919_296),
+        ("stage3.1", 1_181_184),
+        ("stage4.0", 3_673_600),
+        ("stage4.1", 4_721_664),
+        ("fc", 5_130),
+    ],
     "mobilenet": [
         ("block1", 2_528),
         ("block2", 9_152),
@@ -185,6 +197,8 @@ LAYER_SHAPES = {
         ("fc2", (4_096,)),
         ("fc3", (10,)),
     ],
+    "resnet18_bias": [("conv1", (64, 112, 112)), ("pool1", (64, 56, 56))],
+    "resnet18_cifar": [("conv1", (64, 32, 32)), ("stage4", (512, 4, 4)), ("pool2", (512, 1, 1))],
 }
 
 

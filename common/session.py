@@ -39,7 +39,8 @@ def choose(**budgets: dict) -> dict:
 
     if set(budgets) != set(PROFILES):
         raise ValueError(f"choose() needs the profiles {PROFILES}, got {tuple(budgets)}.")
-    table = pd.DataFrame(budgets, dtype=object)
+    # A column at a time: a whole table at once turns 96 into 96.0 beside a width of 0.25.
+    table = pd.DataFrame({name: pd.Series(b, dtype=object) for name, b in budgets.items()})
     display(table.rename(columns={profile(): f"{profile()} (in use)"}))
     return budgets[profile()]
 

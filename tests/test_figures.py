@@ -1,0 +1,44 @@
+"""figures/ and the README's table are what the models and the records give, to the byte."""
+
+import pytest
+
+from common import charts, session, zoo
+
+FOLDER = session.HOME / "figures"
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, str]:
+    return charts.everything()
+
+
+def test_every_picture_in_the_folder_is_drawn_from_the_models(drawn: dict[str, str]):
+    stored = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.svg")}
+    assert sorted(stored) == sorted(drawn), "run `make figures`; remove what no model draws"
+    stale = [name for name in drawn if stored[name] != drawn[name]]
+    assert not stale, "run `make figures`"
+
+
+def test_every_network_has_its_diagram(drawn: dict[str, str]):
+    for name in zoo.names():
+        assert f"{zoo.variant(name).params:,} parameters" in drawn[name]
+        assert 'role="img"' in drawn[name]
+        assert "<title>" in drawn[name]
+
+
+def test_a_diagram_is_legible_at_notebook_width(drawn: dict[str, str]):
+    for name in zoo.names():
+        width = int(drawn[name].split('viewBox="0 0 ')[1].split()[0])
+        assert width <= 900, f"{name}: {width} units shrink 12-point text below 12 pixels"
+
+
+def test_the_readme_shows_the_records_at_hand():
+    readme = (session.HOME / "README.md").read_text(encoding="utf-8")
+    assert readme == charts.with_results(readme), "run `make figures`"
+
+
+def test_the_readme_names_no_missing_file():
+    readme = (session.HOME / "README.md").read_text(encoding="utf-8")
+    links = [part.split(")")[0] for part in readme.split("](")[1:]]
+    missing = [link for link in links if not (session.HOME / link).exists()]
+    assert not missing
