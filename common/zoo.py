@@ -146,5 +146,5 @@ def scaled(channels: int, width: float) -> int:
 
 def build_on_meta(name: str, **options) -> nn.Module:
     """The network without memory or values, for counting: takes milliseconds for any size."""
-    with torch.device("meta"):
+    with torch.device("meta"), probe.ShapesOnly():
         return build(name, **options)
