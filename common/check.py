@@ -59,7 +59,7 @@ def find(name: str) -> Exercise:
     return catalogue()[name]
 
 
-def judge(exercise: Exercise, answer: Any) -> tuple[str, str]:
+def state_of(exercise: Exercise, answer: Any) -> tuple[str, str]:
     """("not tried yet" | "not yet" | "right", what to tell the student)."""
     if answer is ... or answer is None:
         return "not tried yet", budget(exercise)
@@ -102,7 +102,7 @@ class Untried(Exception):
 
 def check(name: str, answer: Any) -> None:
     """Say whether `answer` solves the exercise `name`; never raises for a wrong answer."""
-    state, message = judge(find(name), answer)
+    state, message = state_of(find(name), answer)
     tell(
         f"{name}: {state}.", message, {"right": "#009E73", "not yet": "#D55E00"}.get(state, "#555")
     )

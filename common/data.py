@@ -100,7 +100,7 @@ def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def names() -> tuple[str, ...]:
+def set_names() -> tuple[str, ...]:
     """The sets that `load` knows by name."""
     return (*sources.KNOWN, "digits")
 
@@ -121,7 +121,7 @@ def load(name: str, *, root: Path | str | None = None, strict: bool = False) -> 
         for folder in (root / name, Path(name)):
             if folder.is_dir():
                 return image_set(folder.resolve().name, sources.read_class_folders(folder))
-        raise ValueError(unknown("data set", name, names()) + " A folder's path works as well.")
+        raise ValueError(unknown("data set", name, set_names()) + " A folder's path works as well.")
 
     known = sources.KNOWN[name]
     if (root / known.folder).is_dir():

@@ -126,7 +126,7 @@ def svg(model: nn.Module, shape: tuple[int, int, int, int], title: str, most: in
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def show(model: nn.Module, shape: tuple[int, int, int, int], title: str) -> None:
+def draw(model: nn.Module, shape: tuple[int, int, int, int], title: str) -> None:
     """Display the drawing in a notebook."""
     from IPython.display import display
 

@@ -164,7 +164,7 @@ def publish(since: float) -> None:
     """Copy your records written after the time `since` (seconds since 1970) to results/."""
     for path in sorted((session.runs_folder() / "records").glob("*.json")):
         if path.stat().st_mtime >= since:
-            save(read(path), RESULTS)
+            save(read_record(path), RESULTS)
 
 
 def identity(record: dict) -> str:
@@ -173,7 +173,7 @@ def identity(record: dict) -> str:
     return hashlib.sha256(what.encode()).hexdigest()
 
 
-def read(path: Path) -> dict:
+def read_record(path: Path) -> dict:
     """Read one record. Raises ValueError, naming the file and what is wrong, for anything else."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -202,7 +202,7 @@ def read_all(*, yours: bool = True) -> tuple[pd.DataFrame, list[str]]:
     for origin, folder in (*folders, ("recorded", RESULTS)):
         for path in sorted(folder.glob("*.json")):
             try:
-                record = read(path)
+                record = read_record(path)
             except ValueError as error:
                 problems.append(str(error))
                 continue

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common import check, session
-from common.check import NotYet, catalogue, expect_equal, judge
+from common.check import NotYet, catalogue, expect_equal, state_of
 
 EXERCISES = catalogue()
 WRONG = [(name, i) for name, e in EXERCISES.items() for i in range(len(e.wrong))]
@@ -29,12 +29,12 @@ def answer_of(name: str, source: str):
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_solution_is_right(name):
-    assert judge(EXERCISES[name], answer_of(name, EXERCISES[name].solution)) == ("right", "")
+    assert state_of(EXERCISES[name], answer_of(name, EXERCISES[name].solution)) == ("right", "")
 
 
 @pytest.mark.parametrize(("name", "i"), WRONG)
 def test_a_wrong_answer_is_not_yet(name, i):
-    state, message = judge(EXERCISES[name], answer_of(name, EXERCISES[name].wrong[i]))
+    state, message = state_of(EXERCISES[name], answer_of(name, EXERCISES[name].wrong[i]))
     assert state == "not yet"
     assert len(message) > 15
 
@@ -42,7 +42,7 @@ def test_a_wrong_answer_is_not_yet(name, i):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_skeleton_is_not_tried_yet(name):
     exercise = EXERCISES[name]
-    state, message = judge(exercise, answer_of(name, exercise.skeleton))
+    state, message = state_of(exercise, answer_of(name, exercise.skeleton))
     assert state == "not tried yet"
     assert f"{exercise.lines} line" in message
 
@@ -145,7 +145,7 @@ NONSENSE = {
 @pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE)
 def test_nonsense_is_never_right_and_never_raises(answer, capsys):
     for name, exercise in EXERCISES.items():
-        state, message = judge(exercise, answer)
+        state, message = state_of(exercise, answer)
         assert state == "not yet", name
         assert message
         check.check(name, answer)
@@ -155,18 +155,18 @@ def test_nonsense_is_never_right_and_never_raises(answer, capsys):
 def test_an_interruption_is_not_swallowed():
     """Stop must stop an answer that never ends."""
     with pytest.raises(KeyboardInterrupt):
-        judge(EXERCISES["lenet.output_size"], raises(KeyboardInterrupt()))
+        state_of(EXERCISES["lenet.output_size"], raises(KeyboardInterrupt()))
 
 
 @pytest.mark.parametrize("answer", [..., None, lambda *_, **__: ...])
 def test_untried_answers(answer):
-    assert {judge(e, answer)[0] for e in EXERCISES.values()} == {"not tried yet"}
+    assert {state_of(e, answer)[0] for e in EXERCISES.values()} == {"not tried yet"}
 
 
 def test_the_error_of_an_answer_is_told():
-    message = judge(EXERCISES["lenet.output_size"], raises(ZeroDivisionError("by zero")))[1]
+    message = state_of(EXERCISES["lenet.output_size"], raises(ZeroDivisionError("by zero")))[1]
     assert message == "Your code raised ZeroDivisionError: by zero"
-    assert "no words" not in judge(EXERCISES["lenet.output_size"], raises(Unspeakable()))[1]
+    assert "no words" not in state_of(EXERCISES["lenet.output_size"], raises(Unspeakable()))[1]
 
 
 # ------------------------------------------------------------------------------------ what is shown

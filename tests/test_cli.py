@@ -45,9 +45,12 @@ def test_list_as_json(capsys):
     }
 
 
-def test_list_for_people(capsys):
+def test_list_for_people(capsys, monkeypatch):
+    lenets = {name: zoo.variants()[name] for name in ("lenet5", "lenet5_bn")}
+    monkeypatch.setattr(zoo, "variants", lambda: lenets)  # all of them is the test above
     assert main(["list"]) == 0
     out = capsys.readouterr().out
+    assert len(out.splitlines()) == 3
     assert "44,426" in out
     assert "1x28x28" in out
 
@@ -55,7 +58,9 @@ def test_list_for_people(capsys):
 def test_train_prints_its_record(capsys):
     arguments = ["--batch-size", "32", "--lr", "0.002", "--seed", "5", "--optimizer", "adamw"]
     assert main(["train", "lenet5", *QUICK, *arguments, "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)  # one JSON document and nothing else
+    out, err = capsys.readouterr()
+    record = json.loads(out)  # one JSON document and nothing else
+    assert "training:" not in err  # no progress bar in a log
     assert set(FIELDS) <= set(record)
     for key, kind in records.FIELDS.items():
         assert isinstance(record[key], kind), key
@@ -71,7 +76,7 @@ def test_train_prints_its_record(capsys):
     assert len(record["history"]["batch_losses"]) == 4
     assert record["train_seconds"] > 0
     (path,) = (session.runs_folder() / "records").glob("*.json")
-    assert records.read(path) == record
+    assert records.read_record(path) == record
 
 
 def test_train_for_people(capsys):

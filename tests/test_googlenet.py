@@ -217,7 +217,7 @@ def test_bad_input(name: str):
     with pytest.raises(ValueError, match="1 channels"):
         net(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="ran out of pixels"):
-        net(torch.zeros(1, 1, 16, 16))
+        net(torch.zeros(1, 1, 28, 28))
     with pytest.raises(ValueError, match=r"width=0\.01"):
         zoo.build(name, width=0.01)
     with pytest.raises(ValueError, match="num_classes=1"):

@@ -98,11 +98,16 @@ def test_a_live_curve_is_one_display(monkeypatch):
 
 def test_figures_do_not_pile_up(shown):
     """pyplot keeps every figure it makes until it is closed; the course does not use it."""
+
+    def kept():
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        return pyplot.get_fignums() if pyplot else []
+
+    before = kept()
     fig, _ = plot.figure()
     plot.show(fig, "nothing")
     assert len(shown) == 1
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or pyplot.get_fignums() == []
+    assert kept() == before
 
 
 def test_the_confusion_matrix_names_the_worst_mistake(shown):

@@ -71,7 +71,7 @@ def test_a_record_says_what_was_run(run, record):
 def test_round_trip(record, results):
     path = records.save(record)
     assert path.parent == yours()
-    back = records.read(path)
+    back = records.read_record(path)
     assert back == json.loads(json.dumps(record))  # tuples come back as lists
     assert records.identity(back) == records.identity(record)
     assert [Config(**back["config"]).batch_size_at(e) for e in range(3)] == [32, 64, 64]
@@ -91,7 +91,7 @@ def test_no_records_at_all(results):
 def test_an_experiments_name_may_hold_anything(record):
     path = records.save(record | {"experiment": 'ReLU/sigmoid: "..\\x"'})
     assert path.parent == yours()
-    assert records.read(path)["experiment"] == 'ReLU/sigmoid: "..\\x"'
+    assert records.read_record(path)["experiment"] == 'ReLU/sigmoid: "..\\x"'
 
 
 def test_writing_is_all_or_nothing(record, results, monkeypatch):
@@ -162,7 +162,7 @@ def test_what_is_not_a_record_is_named_and_left_out(record, results):
     for name, (content, reason) in files.items():
         (good.parent / name).write_text(content)
         with pytest.raises(ValueError, match=f"{name}.*{reason}"):
-            records.read(good.parent / name)
+            records.read_record(good.parent / name)
     (results / "bytes.json").write_bytes(b"\xff\xfe\x00")
     table, problems = records.read_all()
     assert len(table) == 1

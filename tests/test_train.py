@@ -128,7 +128,7 @@ def test_a_seed_gives_the_same_weights_bit_for_bit(digits):
     def run(seed):
         torch.manual_seed(seed)
         model = zoo.build("lenet5_bn")  # with dropout, which draws random numbers as well
-        config = Config(epochs=2, batch_size=64, image_size=32, augment=("crop",), seed=seed)
+        config = short(image_size=32, augment=("crop",), seed=seed)
         return model.state_dict(), fit(model, digits, config, show=False)
 
     (weights, history), (again, repeated), (other, _) = run(1), run(1), run(2)

@@ -41,12 +41,8 @@ def test_names_are_in_the_order_of_the_course():
 @pytest.mark.parametrize("name", zoo.names())
 def test_each_variant_is_what_its_row_says(name):
     row = zoo.variant(name)
-    model = zoo.build_on_meta(name).eval()
-    assert (row.name, count(model)) == (name, row.params)
+    assert (row.name, count(zoo.build_on_meta(name))) == (name, row.params)
     assert row.source
-    with torch.no_grad():
-        output = model(torch.empty(2, *row.input_shape, device="meta"))
-    assert output.shape == (2, row.num_classes)
 
 
 @pytest.mark.parametrize("name", zoo.names())
