@@ -225,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
 
     running = command(run_course, "run")
     running.add_argument(
-        "notebooks", nargs="*", help="parts of file names, such as 01 or lenet (default: all)"
+        "notebooks", nargs="*", help="numbers or names, such as 01 or lenet (default: all)"
     )
     running.add_argument(
         "--out",

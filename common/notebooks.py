@@ -45,11 +45,13 @@ def setup_cell() -> str:
 
 
 def paths(names: list[str] | None = None) -> list[Path]:
-    """The notebooks in the order of the course, or those with one of `names` in their file name."""
+    """The notebooks in the order of the course, or those named, such as "01" or "lenet"."""
     found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not names:
         return found
-    chosen = [path for path in found if any(name in path.stem for name in names)]
+    chosen = [
+        path for path in found if any(n in (path.stem, path.stem[:2], path.stem[3:]) for n in names)
+    ]
     if not chosen:
         raise ValueError(f"No notebook matches {names}; there are {[p.stem for p in found]}.")
     return chosen
