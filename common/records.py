@@ -138,7 +138,7 @@ def device_name() -> str:
     """The GPU's name, or the CPU's with its threads."""
     if session.device().type == "cuda":
         return torch.cuda.get_device_name()
-    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()}, {session.threads()}"
 
 
 def cpu_name() -> str:

@@ -131,13 +131,19 @@ def notice(text: str) -> None:
         print(f"\n*** {text}\n", file=sys.stderr)
 
 
+def threads() -> str:
+    """How many processor threads PyTorch computes with, in words."""
+    n = torch.get_num_threads()
+    return f"{n} thread" if n == 1 else f"{n} threads"
+
+
 def describe() -> None:
     """Print one line on the device, the precision and the profile, and how to switch a GPU on."""
     if device().type == "cuda":
         where = torch.cuda.get_device_name()
     else:
         where = (
-            f"CPU, {torch.get_num_threads()} threads (no GPU: on Colab choose Runtime > Change "
+            f"CPU, {threads()} (no GPU: on Colab choose Runtime > Change "
             "runtime type > GPU, on Kaggle Settings > Accelerator)"
         )
     print(f"device: {where}\nprecision: {precision()}   profile: {profile()}")
