@@ -62,7 +62,7 @@ def describe_child(module: nn.Module, part: pd.DataFrame) -> tuple[str | None, s
 
 
 def svg(model: nn.Module, shape: tuple[int, int, int, int], title: str, most: int = 8) -> str:
-    """The network as SVG text, `most` blocks a row.
+    """The network as SVG text, at most `most` blocks a row.
 
     A block's height follows its output's size in pixels (logarithm), and its colour its kind. Below
     it stand the output shape, channels first, and the parameters.
@@ -73,7 +73,7 @@ def svg(model: nn.Module, shape: tuple[int, int, int, int], title: str, most: in
     largest = math.log2(max(shape[2:]) + 1)
     row_height = TALLEST + 74
     rows = -(-len(blocks) // most)
-    columns = min(most, len(blocks))
+    columns = -(-len(blocks) // rows)  # rows of equal length
     width = max(2 * MARGIN + columns * (BLOCK_WIDTH + GAP) - GAP, 640)
     height = 40 + rows * row_height + 24
     total = sum(p.numel() for p in model.parameters())
@@ -90,15 +90,15 @@ def svg(model: nn.Module, shape: tuple[int, int, int, int], title: str, most: in
         f"{total:,} parameters</text>",
     ]
     for i, block in enumerate(blocks):
-        x = MARGIN + (i % most) * (BLOCK_WIDTH + GAP)
-        middle = 40 + (i // most) * row_height + 8 + TALLEST / 2
+        x = MARGIN + (i % columns) * (BLOCK_WIDTH + GAP)
+        middle = 40 + (i // columns) * row_height + 8 + TALLEST / 2
         flat = len(block["output"]) == 1
         pixels = 1 if flat else block["output"][1]
         tall = round(26 + (TALLEST - 26) * math.log2(pixels + 1) / largest)
         colour = KINDS[block["kind"]][0] if block["kind"] else "#dddddd"
         top, bottom = middle - tall / 2, middle + TALLEST / 2
         centre = x + BLOCK_WIDTH / 2
-        if i % most:
+        if i % columns:
             parts.append(
                 f'<path d="M{x - GAP + 3} {middle:g}h{GAP - 8}m-5 -4l5 4l-5 4" '
                 'fill="none" stroke="#555"/>'

@@ -139,7 +139,7 @@ def compare_curves(
     part = {"train": "training", "val": "validation"}[part]
     ax.set(title=title, ylabel=f"{part} {kind} ({'%' if percent else 'nats'})")
     epoch_axis(ax)
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not over them
     show(fig, f"{title}. Last values of the {part} {kind}: {', '.join(ends)}.")
 
 
