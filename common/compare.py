@@ -53,6 +53,14 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     return order[COLUMNS].reset_index(drop=True)
 
 
+def distinct(labels: list[str]) -> list[str]:
+    """The labels, with a number behind each that has come before."""
+    return [
+        label if label not in labels[:i] else f"{label} ({labels[: i + 1].count(label)})"
+        for i, label in enumerate(labels)
+    ]
+
+
 def reported(row) -> float:
     """The accuracy (per cent) a report states for this model, data set and experiment, or NaN."""
     for result in reports.of(row.model, row.dataset):

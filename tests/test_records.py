@@ -227,3 +227,7 @@ def test_a_reports_figure_stands_beside_the_same_experiment_only(record, results
 def test_the_pareto_front():
     frame = pd.DataFrame({"params": [1, 2, 2, 3, 4], "accuracy": [90, 95, 94, 95, 99]})
     assert compare.pareto(frame, "params").tolist() == [True, True, False, False, True]
+
+
+def test_labels_are_told_apart():
+    assert compare.distinct(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
