@@ -44,8 +44,12 @@ def list_models(options: argparse.Namespace) -> int:
 
 
 def train_network(options: argparse.Namespace) -> int:
-    """Train one network, judge it on the test images, and record the run."""
-    from common import data, records, zoo
+    """Train one network, judge it on the test images, and record the run.
+
+    Killed and started again with the same words, it goes on after the last whole epoch.
+    """
+    from common import data, parallel, records, zoo
+    from common.checkpoints import checkpoint_file
     from common.train import Config, fit
 
     # What costs nothing goes first: a wrong name or number must not wait for a download.
@@ -63,12 +67,18 @@ def train_network(options: argparse.Namespace) -> int:
         image_size=size if options.image_size is None else options.image_size,
         seed=options.seed,
     )
-    images = data.load(options.dataset, strict=options.strict)
-    model = seeded_build(options.name, images, options.seed)
-    history = fit(model, images, config, show=not options.json)
-    test, record = records.judge(
-        options.name, model, images, config, history, experiment="command line"
-    )
+    with parallel.joined():
+        with parallel.first_alone():  # the others find what it downloads
+            images = data.load(options.dataset, strict=options.strict)
+        model = seeded_build(options.name, images, options.seed)
+        file = checkpoint_file(f"{options.name}-{images.name}", config)
+        history = fit(model, images, config, show=not options.json, checkpoint=file)
+        if parallel.rank() > 0:
+            return 0
+        test, record = records.judge(
+            options.name, model, images, config, history, experiment="command line"
+        )
+    file.unlink()
     if options.json:
         print(json.dumps(record))
     else:
@@ -88,10 +98,15 @@ def seeded_build(name: str, images, seed: int):
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Measure our loader against a conventional one."""
+    """Measure our training and loading against conventional ones, and against the machine."""
     from common import bench
 
-    rows = bench.loaders(seconds=options.seconds)
+    seconds, rounds = (1.0, 3) if options.quick else (4.0, 5)
+    rows = bench.networks(options.only, seconds=seconds, rounds=rounds, precision=options.precision)
+    if not options.only:
+        rows += bench.loaders(seconds) + bench.starting()
+    if options.save:
+        bench.save(rows)
     print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))
     return 0
 
@@ -214,11 +229,15 @@ def parser() -> argparse.ArgumentParser:
 
     benchmark = command(measure, "bench")
     benchmark.add_argument(
-        "--seconds",
-        type=float,
-        default=2.0,
-        help="measure each side this long, five times (default: %(default)s)",
+        "--only", nargs="+", metavar="NAME", help="networks to measure (default: one a notebook)"
     )
+    benchmark.add_argument(
+        "--quick", action="store_true", help="under two minutes: fewer and shorter rounds"
+    )
+    benchmark.add_argument(
+        "--precision", default="auto", help="ours: auto, fp32, bf16 or fp16 (default: %(default)s)"
+    )
+    benchmark.add_argument("--save", action="store_true", help="also write results/bench/")
     benchmark.add_argument(
         "--json", action="store_true", help="print a JSON list instead of a table"
     )

@@ -1,19 +1,44 @@
-"""Measures this machine: our loader against a conventional one, in turn, several times."""
+"""How fast it is: our loop and loader against the conventional ones, and both against the machine.
+
+Both sides take turns in one run on the same images, several times; medians are compared.
+"""
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pandas as pd
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from tqdm import tqdm
 
+from common import probe, records, session, train, zoo
+from common.config import Config
 from common.data import Batches, ImageSet, load
+from common.names import unknown
 
+# Of each notebook one network: image size (pixels), batch size, options of its builder.
+NETWORKS = {
+    "lenet5": (28, 128, {}),
+    "alexnet": (224, 64, {}),
+    "vgg11": (64, 64, {"image_size": 64}),
+    "nin": (224, 64, {}),
+    "googlenet": (96, 64, {}),
+    "resnet18": (96, 64, {}),
+    "mobilenet": (96, 64, {}),
+    "densenet121": (96, 32, {}),
+}
 ROUNDS = 5
-BATCH = 128
+LOADER_BATCH = 128
+
+
+# ------------------------------------------------------------------------- the conventional way
 
 
 class ConventionalImages(Dataset):
@@ -32,30 +57,15 @@ class ConventionalImages(Dataset):
         return self.transform(Image.fromarray(array)), self.labels[index]
 
 
-def conventional(data: ImageSet, size: int) -> DataLoader:
+def conventional(data: ImageSet, size: int, batch_size: int = LOADER_BATCH) -> DataLoader:
     """The usual loader: PIL, Resize, ToTensor, Normalize, a worker a core."""
     steps = [transforms.Resize((size, size))] if size != data.shape[-1] else []
     steps += [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
     images = ConventionalImages(data, transforms.Compose(steps))
     workers = min(2, torch.get_num_threads())
     return DataLoader(
-        images, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        images, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
-
-
-def ours(data: ImageSet, size: int) -> Batches:
-    """Our loader for the same images, also shuffled, resized and normalised."""
-    return Batches(data, "train", BATCH, size=size, seed=0)
-
-
-def images_per_s(make: Callable[[], Iterator], seconds: float) -> float:
-    """Images a second from an endless iterator over batches, its first batch left out."""
-    batches = make()
-    next(batches)
-    count, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
-        count += len(next(batches)[1])
-    return count / spent
 
 
 def endless(batches) -> Iterator:
@@ -64,38 +74,236 @@ def endless(batches) -> Iterator:
         yield from batches
 
 
+def conventional_training(model: nn.Module, batches: Iterator) -> Iterator[int]:
+    """The usual loop: fp32, contiguous, `.item()` each step. Gives each step's images."""
+    device = session.device()
+    model.to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    running_loss = 0.0
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item()
+        yield len(y)
+
+
+def conventional_evaluation(model: nn.Module, batches: Iterator) -> Iterator[int]:
+    """The usual test loop, in fp32. Gives each step's images."""
+    device = session.device()
+    model.to(device).eval()
+    correct = 0
+    for x, y in batches:
+        with torch.no_grad():
+            correct += (model(x.to(device)).argmax(1) == y.to(device)).sum().item()
+        yield len(y)
+
+
+# --------------------------------------------------------------------------------- our way
+
+
+def our_training(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
+    """The loop that `fit` runs, four batches at a time. Gives the images of each four."""
+    config = Config(batch_size=batches.batch_size, lr=1e-4)
+    model.to(session.device(), memory_format=train.memory_format(model))
+    optimizer = train.make_optimizer(model, config)
+    scaler = torch.amp.GradScaler(batches.device.type, enabled=precision == "fp16")
+    bar = tqdm(disable=True)
+    while True:
+        train.train_epoch(model, batches, 0, config, optimizer, scaler, precision, bar)
+        yield len(batches.indices)
+
+
+def our_evaluation(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
+    """`evaluate`, on as many images as `our_training` takes at a time."""
+    model.to(session.device(), memory_format=train.memory_format(model))
+    while True:
+        train.evaluate(model, batches, precision)
+        yield len(batches.indices)
+
+
+# --------------------------------------------------------------------------------- measuring
+
+
+def images_per_s(steps: Iterator[int], seconds: float) -> float:
+    """Images a second from an iterator that works while it is asked for the next step."""
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        count += next(steps)
+    return count / spent
+
+
+def in_turn(usual: Iterator[int], ours: Iterator[int], seconds: float, rounds: int) -> dict:
+    """Both sides by turns: medians of their images a second, and of the ratio in each round."""
+    next(usual), next(ours)  # workers, caches and kernels are ready after the first step
+    pairs = [(images_per_s(usual, seconds), images_per_s(ours, seconds)) for _ in range(rounds)]
+    slow, fast = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratios = [b / a for a, b in pairs]
+    return {
+        "conventional_images_per_s": round(slow, 1),
+        "images_per_s": round(fast, 1),
+        "ratio": round(statistics.median(ratios), 2),
+        "lowest_ratio": round(min(ratios), 2),
+        "highest_ratio": round(max(ratios), 2),
+        "rounds": rounds,
+    }
+
+
+def matrix_rate(precision: str) -> float:
+    """The multiply-adds a second that this machine reaches in a product of large matrices."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    n = 8192 if session.device().type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=session.device()).to(dtype) for _ in range(2))
+    return n**3 / fastest(lambda: a @ b)
+
+
+def bandwidth() -> float:
+    """The bytes a second that this machine reads and writes in a copy of 256 MB."""
+    source = torch.zeros(2**28, dtype=torch.uint8, device=session.device())
+    target = torch.ones_like(source)
+    return 2 * source.numel() / fastest(lambda: target.copy_(source))
+
+
+def fastest(work: Callable[[], object], seconds: float = 1.0) -> float:
+    """Seconds of the fastest repetition of `work` within so many seconds, after two to warm up."""
+    synchronize = torch.cuda.synchronize if session.device().type == "cuda" else lambda: None
+    work(), work()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        synchronize()
+        start = time.perf_counter()
+        work()
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def least_work(model: nn.Module, shape: tuple[int, int, int, int]) -> tuple[float, float]:
+    """(multiply-adds, bytes) of a training step on a batch of `shape`, as little as it can be.
+
+    A step computes the forward pass and twice as much backward. It writes every activation and
+    reads it back, once in each direction, in two bytes, and moves each weight, its gradient and
+    Adam's two averages in and out, in four.
+    """
+    mult_adds = 3 * probe.mult_adds(model, shape)
+    activations = probe.layers(model, shape)["activation_bytes"].sum() / 4
+    params = sum(p.numel() for p in model.parameters())
+    return mult_adds, activations * 2 * 4 + params * 4 * 8
+
+
+def networks(
+    names: list[str] | None = None,
+    *,
+    seconds: float = 3.0,
+    rounds: int = ROUNDS,
+    precision: str = "auto",
+) -> list[dict]:
+    """A row for each network's training and one for its evaluation, on Fashion-MNIST."""
+    for name in names or []:
+        if name not in NETWORKS:
+            raise ValueError(unknown("network in the benchmark", name, tuple(NETWORKS)))
+    data = load("fashion_mnist")
+    rates = {p: matrix_rate(p) for p in {"fp32", session.precision()}}
+    bytes_per_s = bandwidth()
+    rows = []
+    for name in names or NETWORKS:
+        size, batch_size, options = NETWORKS[name]
+        usual, ours = (zoo.build(name, data.shape[0], len(data.classes), **options) for _ in "12")
+        chosen = train.best_precision(ours, precision)
+        loader = conventional(data, size, batch_size)
+        four = torch.arange(4 * batch_size)
+        batches = Batches(data, "train", batch_size, indices=four, size=size, seed=0)
+        about = {
+            "name": name,
+            "image_size": size,
+            "batch_size": batch_size,
+            "precision": chosen,
+            "device": records.device_name(),
+        }
+        trained = in_turn(
+            conventional_training(usual, endless(loader)),
+            our_training(ours, batches, chosen),
+            seconds,
+            rounds,
+        )
+        work, moved = least_work(ours, (batch_size, data.shape[0], size, size))
+        steps_per_s = trained["images_per_s"] / batch_size
+        rate = rates.setdefault(chosen, matrix_rate(chosen))
+        shares = {
+            "share_of_matrix_rate": round(work * steps_per_s / rate, 3),
+            "share_of_bandwidth": round(moved * steps_per_s / bytes_per_s, 3),
+        }
+        judged = in_turn(
+            conventional_evaluation(usual, endless(loader)),
+            our_evaluation(ours, batches, chosen),
+            seconds / 2,
+            rounds,
+        )
+        rows.append(
+            about
+            | {"work": "training"}
+            | trained
+            | {"share_of_limit": max(shares.values())}
+            | shares
+            | {
+                "matrix_mult_adds_per_s": round(rate),
+                "bytes_per_s": round(bytes_per_s),
+                "peak_memory_bytes": session.peak_memory_bytes(),
+            }
+        )
+        rows.append(about | {"work": "evaluation"} | judged)
+    return rows
+
+
 def loaders(seconds: float = 2.0, sizes: tuple[int, ...] = (28, 224)) -> list[dict]:
-    """Throughput of both loaders on MNIST at each size (pixels): in turn, medians of 5 rounds."""
+    """Throughput of both loaders on MNIST at each size (pixels)."""
     data = load("mnist")
     rows = []
     for size in sizes:
-        usual, ready = conventional(data, size), ours(data, size)
-        pairs = [
-            (
-                images_per_s(lambda loader=usual: endless(loader), seconds),
-                images_per_s(lambda loader=ready: endless(loader), seconds),
-            )
-            for _ in range(ROUNDS)
-        ]
-        slow, fast = (statistics.median(side) for side in zip(*pairs, strict=True))
-        ratios = [b / a for a, b in pairs]
+        usual = endless(conventional(data, size))
+        ours = endless(Batches(data, "train", LOADER_BATCH, size=size, seed=0))
+        rates = in_turn(
+            (len(y) for _, y in usual), (len(y) for _, y in ours), seconds, rounds=ROUNDS
+        )
+        about = {"name": "loader", "work": "loading", "image_size": size}
         rows.append(
-            {
-                "name": "loader",
-                "image_size": size,
-                "batch_size": BATCH,
-                "conventional_images_per_s": round(slow),
-                "images_per_s": round(fast),
-                "ratio": round(statistics.median(ratios), 2),
-                "lowest_ratio": round(min(ratios), 2),
-                "highest_ratio": round(max(ratios), 2),
-                "rounds": ROUNDS,
-                "device": ready.device.type,
-            }
+            about
+            | {"batch_size": LOADER_BATCH, "precision": "fp32", "device": records.device_name()}
+            | rates
         )
     return rows
 
 
+def starting() -> list[dict]:
+    """Seconds to import, and from there to the first batch of MNIST, in fresh processes."""
+    usual = "import torch, torchvision, pandas, matplotlib.pyplot"
+    ours = f"{usual}; from common import data, train"
+    first = "next(iter(data.Batches(data.load('mnist'), 'train', 128)))"
+    usual_first = (
+        "from common import bench, data; next(iter(bench.conventional(data.load('mnist'), 28)))"
+    )
+    return [
+        {"name": "import", "conventional_s": timed(usual), "s": timed(ours)},
+        {
+            "name": "import and first batch",
+            "conventional_s": timed(f"{usual}; {usual_first}"),
+            "s": timed(f"{ours}; {first}"),
+        },
+    ]
+
+
+def timed(code: str, times: int = 3) -> float:
+    """Seconds that a fresh Python takes for `code`: the median of so many."""
+    spent = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=session.HOME)
+        spent.append(time.perf_counter() - start)
+    return round(statistics.median(spent), 2)
+
+
 def as_text(rows: list[dict]) -> str:
     """The rows as text."""
-    return pd.DataFrame(rows).to_string(index=False)
+    return pd.DataFrame(rows).to_string(index=False, na_rep="-")

@@ -1,7 +1,6 @@
 """Images as the notebooks use them: `load` a set, `split` it, draw `Batches` from it."""
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +174,19 @@ def generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+def batch_sizes(n: int, batch_size: int, ranks: int = 1) -> list[int]:
+    """The sizes of an epoch's batches of `n` images.
+
+    The last one takes what is left; where that is less than two images for each of `ranks`
+    processes, which batch normalisation could not train on, it joins the one before.
+    """
+    full, rest = divmod(n, batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    if full and 0 < rest < 2 * ranks:
+        sizes[-2:] = [sum(sizes[-2:])]
+    return sizes
+
+
 class Batches:
     """Normalised float batches on the device, made from uint8 images a batch at a time.
 
@@ -185,6 +197,7 @@ class Batches:
     `part` is "train" or "test"; `indices` picks images of it; `size` resizes them (bilinear);
     `augment` names any of "crop" (pad by an eighth, crop back), "flip" (left-right) and "colour"
     (brightness, contrast, saturation by up to 20 %), drawn anew for each image and epoch.
+    `share` (rank, ranks) gives one of several processes its part of each batch.
     """
 
     def __init__(
@@ -197,6 +210,7 @@ class Batches:
         size: int | None = None,
         seed: int | None = None,
         augment: tuple[str, ...] = (),
+        share: tuple[int, int] = (0, 1),
         device: torch.device | str | None = None,
     ):
         if batch_size < 1:
@@ -216,6 +230,12 @@ class Batches:
         self.indices = torch.arange(len(chosen)) if indices is None else indices
         if len(self.indices) == 0:
             raise ValueError("indices is empty; expected at least one image.")
+        self.rank, self.ranks = share
+        if min(batch_size, len(self.indices)) < self.ranks:
+            raise ValueError(
+                f"{min(batch_size, len(self.indices))} images a batch cannot be shared by "
+                f"{self.ranks} processes; expected at least one image for each."
+            )
         self.batch_size, self.size = batch_size, size
         self.seed, self.augment = seed, augment
         # x / 255 - mean over std, in two operations on 0 … 255
@@ -223,8 +243,13 @@ class Batches:
         self.scale = 255 * torch.tensor(data.std, device=self.device).view(-1, 1, 1).clamp(min=1e-6)
 
     def __len__(self) -> int:
-        """Batches an epoch; the last one may be smaller."""
-        return math.ceil(len(self.indices) / self.batch_size)
+        """Batches an epoch."""
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Images in each batch of an epoch, all processes' shares together."""
+        return batch_sizes(len(self.indices), self.batch_size, self.ranks)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return self.epoch(0)
@@ -238,12 +263,14 @@ class Batches:
         if self.augment:
             # Six numbers for every image of the set, so that image i's are always the same.
             draws = torch.rand(len(self.labels), 6, generator=generator(self.seed or 0, number, 1))
-        for ids in order.split(self.batch_size):
-            chosen = ids.to(self.device, non_blocking=True)
-            x = self.images[chosen]
+        # Moved to the device once: a copy for each batch would make a GPU wait for it.
+        order, draws = order.to(self.device), None if draws is None else draws.to(self.device)
+        for ids in order.split(self.sizes):
+            ids = ids[self.rank :: self.ranks]
+            x = self.images[ids]
             if draws is not None:
-                x = augment(x, draws[ids].to(self.device, non_blocking=True), self.augment)
-            yield self.prepare(x), self.labels[chosen]
+                x = augment(x, draws[ids], self.augment)
+            yield self.prepare(x), self.labels[ids]
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """uint8 or float images on the 0 … 255 scale to normalised float32, resized."""

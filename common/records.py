@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -13,9 +14,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from common import probe, session
+from common import parallel, probe, session
+from common.config import Config
 from common.data import Batches, ImageSet
-from common.train import Config, Evaluation, History, evaluate
+from common.train import Evaluation, History, evaluate
 
 RESULTS = session.HOME / "results"
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -135,10 +137,12 @@ def judge(
 
 
 def device_name() -> str:
-    """The GPU's name, or the CPU's with its threads."""
+    """The GPU's name, or the CPU's with its threads, once for each process of the training."""
     if session.device().type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{cpu_name()}, {session.threads()}"
+        name = torch.cuda.get_device_name()
+    else:
+        name = f"{cpu_name()}, {session.threads()}"
+    return name if parallel.ranks() == 1 else f"{parallel.ranks()} x {name}"
 
 
 def cpu_name() -> str:
@@ -155,9 +159,18 @@ def save(record: dict, folder: Path | None = None) -> Path:
     name = "-".join([*parts, identity(record)[:8]]) + ".json"
     path = folder / re.sub(r"[^\w .+=-]", "_", name)  # an experiment may be called "ReLU/sigmoid"
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(without_nan(record), indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)
     return path
+
+
+def without_nan(value):
+    """The same value with None for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def publish(since: float) -> None:

@@ -5,18 +5,37 @@ import html
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from common.names import unknown
+
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds common/ and notebooks/
 PROFILES = ("smoke", "laptop", "full")
+THREADS = torch.get_num_threads()  # as many as the machine or OMP_NUM_THREADS gives
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def device() -> torch.device:
-    """The device to train on: CUDA where there is a GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device to train on: CUDA where there is a GPU that PyTorch can use, else the CPU."""
+    return torch.device("cuda" if gpu_works() else "cpu")
+
+
+@functools.cache
+def gpu_works() -> bool:
+    """Whether there is a GPU and this PyTorch has code for it; an older GPU may be too old."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.ones(1, device="cuda") + 1
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        notice(f"PyTorch {torch.__version__} cannot use this GPU ({reason}): the CPU is used.")
+        return False
+    return True
 
 
 def profile() -> str:
@@ -57,19 +76,25 @@ def has_bf16(kind: str) -> bool:
 def precision(wanted: str = "auto", kind: str | None = None) -> str:
     """The number format to compute in: "bf16", "fp16" or "fp32".
 
-    "auto" takes bf16 where the hardware has it, fp16 on an older GPU, fp32 elsewhere.
-    Raises ValueError for an unknown format, and for one that this device lacks.
+    "auto" takes bf16 where the hardware has it, fp16 on an older GPU, fp32 elsewhere. A format
+    that this device lacks gives way to that choice, with a notice. Raises ValueError for an
+    unknown one.
     """
+    if wanted not in PRECISIONS:
+        raise ValueError(unknown("precision", wanted, PRECISIONS))
     kind = kind or device().type
     available = ["bf16"] * has_bf16(kind) + ["fp16"] * (kind == "cuda") + ["fp32"]
-    if wanted == "auto":
-        return available[0]
-    if wanted not in available:
-        raise ValueError(
-            f"precision {wanted!r} is not available on this {kind} device; "
-            f"choose auto or one of {', '.join(available)}."
-        )
-    return wanted
+    if wanted in available:
+        return wanted
+    if wanted != "auto":
+        notice(f"This {kind} device has no {wanted} arithmetic: {available[0]} is used instead.")
+    return available[0]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context in which convolutions and matrix products run in `precision`."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 def folder(variable: str, default: str) -> Path:
@@ -135,6 +160,17 @@ def threads() -> str:
     """How many processor threads PyTorch computes with, in words."""
     n = torch.get_num_threads()
     return f"{n} thread" if n == 1 else f"{n} threads"
+
+
+def share_cores() -> None:
+    """Compute with one thread while other processes keep this machine's cores busy, else with all.
+
+    Threads that wait for each other spin, so that eight kernels with two threads each on two cores
+    take six times as long as eight with one.
+    """
+    if hasattr(os, "getloadavg"):  # not on Windows
+        busy = os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
+        torch.set_num_threads(1 if busy else THREADS)
 
 
 def describe() -> None:

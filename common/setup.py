@@ -18,4 +18,5 @@ if importlib.util.find_spec("torchinfo") is None:
 
 from common import session
 
+session.share_cores()
 session.describe()

@@ -107,7 +107,7 @@ def test_train_depends_on_its_seed_alone(capsys):
         (["lenet5", *QUICK, "--optimizer", "sdg"], "Did you mean 'sgd'?"),
         (["lenet5", *QUICK, "--image-size", "8"], "'conv2'"),
         (["lenet5", *QUICK, "--image-size", "0"], "image_size=0"),
-        (["lenet5", *QUICK, "--precision", "fp8"], "'fp8' is not available"),
+        (["lenet5", *QUICK, "--precision", "fp8"], "Unknown precision 'fp8'"),
     ],
 )
 def test_a_wrong_argument_is_exit_code_2(capsys, arguments, message):
@@ -160,7 +160,7 @@ def test_a_notebook_that_is_not_there(capsys):
              "--schedule", "--patience", "--precision", "--image-size", "--train-images", "--seed",
              "--strict", "--json"],
         ),
-        (["bench"], ["--seconds", "--json"]),
+        (["bench"], ["--only", "--quick", "--precision", "--save", "--json"]),
         (["run"], ["notebooks", "--out", "--save"]),
         (["figures"], []),
         (["sync"], []),

@@ -28,6 +28,8 @@ class cuda:
 
 cpu = None
 get_num_threads = lambda: 2
+set_num_threads = lambda n: None
+ones = lambda *_, **__: 0
 """
 PIP = """\
 import pathlib, sys

@@ -1,0 +1,84 @@
+"""Out of memory, in words: how large the batch was, and how large it may be."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from common import session
+from common.data import Batches
+
+# How the allocators of PyTorch, oneDNN and C++ say it.
+PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+@contextmanager
+def explained(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, precision: str
+) -> Iterator[None]:
+    """Turns running out of memory into a MemoryError that says what would fit."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that were too much
+        optimizer.zero_grad()
+        peak = session.peak_memory_bytes()
+        used = f", of {peak / 1e9:.1f} GB used at most" if peak else ""
+        fits = largest_batch(model, optimizer, batches, precision)
+        advice = (
+            f"the largest batch that fits here has {fits} images: try batch_size={fits} or less"
+            if fits
+            else "not even one image fits: try a smaller image_size or a narrower net"
+        )
+        raise MemoryError(
+            f"Out of memory with batch_size={batches.batch_size} on the "
+            f"{batches.device.type}{used}; {advice}."
+        ) from None
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error means that there was not enough memory."""
+    return isinstance(error, MemoryError) or any(p in str(error).lower() for p in PHRASES)
+
+
+def largest_batch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, precision: str
+) -> int:
+    """The most images, up to an eighth, that one training step can take here; 0 if not one."""
+    fits, fails = 0, batches.batch_size
+    while fails - fits > max(fits // 8, 1):
+        size = max((fits + fails) // 2, 1)
+        try:
+            step(model, optimizer, batches, size, precision)
+            fits = size
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            fails = size
+    return fits
+
+
+def step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    size: int,
+    precision: str,
+) -> None:
+    """A training step on `size` images that changes no weight: its learning rate is 0."""
+    x = batches.prepare(batches.images[batches.indices[:1]]).expand(size, -1, -1, -1).contiguous()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    try:
+        with session.autocast(batches.device, precision):
+            outputs = model(x)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        sum(output.float().sum() for output in outputs).backward()
+        optimizer.step()
+    finally:
+        optimizer.zero_grad()

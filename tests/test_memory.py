@@ -1,0 +1,63 @@
+"""Running out of memory, in a process that is really given too little of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from common import memory, session
+
+# The address space is limited to what is in use when training starts, and `spare` MB.
+TRAINING = """
+import pathlib, resource, torch
+from common import data, zoo
+from common.config import Config
+from common.train import fit
+
+torch.set_num_threads(1)
+digits = data.load("digits")
+model = zoo.build("alexnet_cifar", 1)
+config = Config(epochs=1, batch_size=1000, image_size=32, precision="fp32")
+fit(model, digits, Config(epochs=1, image_size=32, train_images=32, precision="fp32"), show=False)
+before = [p.clone() for p in model.parameters()]
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {spare} * 10**6,) * 2)
+try:
+    fit(model, digits, config, show=False)
+except MemoryError as error:
+    print(error)
+assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before))
+"""
+
+
+def said(spare: int) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", TRAINING.format(spare=spare)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        cwd=session.HOME, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's address limit")
+def test_names_the_batch_the_peak_and_what_would_fit():
+    text = said(spare=500)
+    assert "Out of memory with batch_size=1000 on the cpu, of" in text
+    assert "GB used at most" in text
+    size = int(text.split("try batch_size=")[1].split()[0])
+    assert 8 < size < 900
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_tells_memory_from_other_errors(error, expected):
+    assert memory.ran_out(error) == expected

@@ -1,0 +1,161 @@
+"""Several processes train as one: with torchrun and Gloo, as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from common import data, session, zoo
+from common.config import Config
+from common.train import fit
+
+TRAINING = """
+import sys
+import torch
+from common import data, parallel, zoo
+from common.config import Config
+from common.train import fit
+
+with parallel.joined():
+    torch.manual_seed(7 + parallel.rank())  # the first process's weights count
+    model = zoo.build({network!r})
+    {fault}
+    history = fit(model, data.load("digits"), Config(**{config}), show=False)
+    assert parallel.ranks() == 2
+    torch.save([model.state_dict(), history.epochs], f"{folder}/{{parallel.rank()}}.pt")
+"""
+
+CONFIG = {
+    "epochs": 2, "batch_size": 50, "image_size": 28, "train_images": 330, "optimizer": "sgd",
+    "lr": 0.05, "precision": "fp32", "augment": ("crop",),
+}  # fmt: skip
+
+
+def torchrun(*arguments: str, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Two processes on this machine, at most two minutes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    return subprocess.run(
+        [*command, *arguments],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | (env or {}),
+        cwd=session.HOME,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def script(tmp_path, network: str, fault: str = "", **settings) -> str:
+    path = tmp_path / "training.py"
+    config = CONFIG | settings
+    path.write_text(TRAINING.format(network=network, config=config, folder=tmp_path, fault=fault))
+    return str(path)
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    """330 images in batches of 50: the last one has 30, and 2 x 25 is not the same as 50."""
+    run = torchrun(script(tmp_path, "lenet5"))
+    assert run.returncode == 0, run.stderr[-3000:]
+    together, rows = torch.load(tmp_path / "0.pt")
+    other, _ = torch.load(tmp_path / "1.pt")
+
+    torch.manual_seed(7)
+    alone = zoo.build("lenet5")
+    start = {name: value.clone() for name, value in alone.state_dict().items()}
+    history = fit(alone, data.load("digits"), Config(**CONFIG), show=False)
+    for name, expected in alone.state_dict().items():
+        torch.testing.assert_close(together[name], expected.cpu(), rtol=0, atol=1e-5, msg=name)
+        assert torch.equal(together[name], other[name])
+    assert not torch.allclose(start["fc3.weight"], together["fc3.weight"], atol=1e-3)
+    for row, expected in zip(rows, history.epochs, strict=True):
+        for key in ("train_loss", "val_loss"):
+            assert row[key] == pytest.approx(expected[key], abs=1e-5)
+        for key in ("train_accuracy", "val_accuracy"):
+            assert row[key] == pytest.approx(expected[key])
+
+
+def test_an_uneven_last_batch_counts_each_image_once(tmp_path):
+    """One epoch of a batch of 50 and one of 17: one process has 9 of them, the other 8."""
+    settings = {"train_images": 67, "epochs": 1}
+    run = torchrun(script(tmp_path, "lenet5", **settings))
+    assert run.returncode == 0, run.stderr[-3000:]
+    together, _ = torch.load(tmp_path / "0.pt")
+    torch.manual_seed(7)
+    alone = zoo.build("lenet5")
+    fit(alone, data.load("digits"), Config(**CONFIG | settings), show=False)
+    for name, expected in alone.state_dict().items():
+        torch.testing.assert_close(together[name], expected.cpu(), rtol=0, atol=1e-5, msg=name)
+
+
+def test_running_statistics_are_the_same_everywhere(tmp_path):
+    run = torchrun(script(tmp_path, "lenet5_bn", image_size=32, epochs=1))
+    assert run.returncode == 0, run.stderr[-3000:]
+    weights = [torch.load(tmp_path / f"{rank}.pt")[0] for rank in (0, 1)]
+    assert any("running_mean" in name for name in weights[0])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_process_that_fails_ends_the_others(tmp_path):
+    fault = """
+    def fail(module, inputs, calls=[]):
+        calls.append(1)
+        if parallel.rank() == 1 and len(calls) == 3:
+            raise LookupError("the second process is out of luck")
+    model.register_forward_pre_hook(fail)
+    """
+    start = time.perf_counter()
+    run = torchrun(script(tmp_path, "lenet5", fault=fault))
+    assert run.returncode != 0
+    assert "LookupError: the second process is out of luck" in run.stderr
+    assert time.perf_counter() - start < 60
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_the_command_line_trains_and_records_once(runs):
+    words = ["-m", "common", "train", "lenet5", "--dataset", "digits", "--image-size", "28"]
+    words += ["--epochs", "1", "--train-images", "200", "--batch-size", "40", "--json"]
+    run = torchrun(*words)
+    assert run.returncode == 0, run.stderr[-3000:]
+    record = json.loads(run.stdout)  # from one process, and nothing else
+    assert record["epochs"] == 1
+    assert record["train_images"] == 200
+    assert record["device"].startswith("2 x ")
+    assert len(list((runs / "records").glob("*.json"))) == 1
+    assert not list((runs / "checkpoints").glob("*"))
+
+
+def test_a_bad_argument_ends_all_processes_with_its_message():
+    run = torchrun("-m", "common", "train", "lenet6", "--dataset", "digits")
+    assert run.returncode != 0
+    assert "Unknown model 'lenet6'" in run.stderr
+
+
+@pytest.mark.parametrize(("n", "batch_size", "ranks"), [(330, 50, 2), (67, 50, 2), (103, 25, 3)])
+def test_shares_make_up_each_batch(n, batch_size, ranks):
+    digits = data.load("digits")
+
+    def batches(share=(0, 1)):
+        options = {"indices": torch.arange(n), "seed": 3, "augment": ("flip",), "device": "cpu"}
+        return data.Batches(digits, "train", batch_size, share=share, **options)
+
+    assert sum(batches().sizes) == n
+    shares = [list(batches((rank, ranks)).epoch(4)) for rank in range(ranks)]
+    whole_sizes = batches((0, ranks)).sizes
+    assert sum(whole_sizes) == n
+    whole = torch.cat([x for x, _ in batches().epoch(4)]).split(whole_sizes)
+    for step, expected in enumerate(whole):
+        parts = [share[step][0] for share in shares]
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        joined = torch.empty_like(expected)
+        for rank, part in enumerate(parts):
+            joined[rank::ranks] = part
+        assert torch.equal(joined, expected)
+
+
+def test_too_few_images_for_the_processes():
+    with pytest.raises(ValueError, match="1 images a batch cannot be shared by 2 processes"):
+        data.Batches(data.load("digits"), "train", 1, share=(0, 2))
