@@ -1,10 +1,11 @@
-"""The command line: `python -m common list | train | bench | run | figures | sync`.
+"""The command line: `python -m common list | train | experiment | bench | run | …`.
 
 Exit codes: 0 done, 1 a notebook or a training failed, 2 a wrong argument.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -48,9 +49,8 @@ def train_network(options: argparse.Namespace) -> int:
 
     Killed and started again with the same words, it goes on after the last whole epoch.
     """
-    from common import data, parallel, records, zoo
-    from common.checkpoints import checkpoint_file
-    from common.train import Config, fit
+    from common import data, experiments, parallel, zoo
+    from common.config import Config
 
     # What costs nothing goes first: a wrong name or number must not wait for a download.
     size = zoo.variant(options.name).input_shape[-1]
@@ -70,15 +70,16 @@ def train_network(options: argparse.Namespace) -> int:
     with parallel.joined():
         with parallel.first_alone():  # the others find what it downloads
             images = data.load(options.dataset, strict=options.strict)
-        model = seeded_build(options.name, images, options.seed)
-        file = checkpoint_file(f"{options.name}-{images.name}", config)
-        history = fit(model, images, config, show=not options.json, checkpoint=file)
+        history, test, record = experiments.train_and_judge(
+            options.name,
+            lambda: zoo.build(options.name, images.shape[0], len(images.classes)),
+            images,
+            config,
+            experiment="command line",
+            show=not options.json,
+        )
         if parallel.rank() > 0:
             return 0
-        test, record = records.judge(
-            options.name, model, images, config, history, experiment="command line"
-        )
-    file.unlink()
     if options.json:
         print(json.dumps(record))
     else:
@@ -87,21 +88,33 @@ def train_network(options: argparse.Namespace) -> int:
     return 0
 
 
-def seeded_build(name: str, images, seed: int):
-    """A network for these images, whose initial weights depend on the seed alone."""
-    import torch
+def run_experiment(options: argparse.Namespace) -> int:
+    """Run what is not yet recorded of an experiment: a report's, or the course's own."""
+    from common import compare, experiments, records
 
-    from common import zoo
-
-    torch.manual_seed(seed)
-    return zoo.build(name, in_channels=images.shape[0], num_classes=len(images.classes))
+    if options.profile:
+        os.environ["CNN_PROFILE"] = options.profile
+    if options.name == "list":
+        for name, table in experiments.EXPERIMENTS.items():
+            print(f"{name:14}{', '.join(dict.fromkeys(run.name for run in table))}")
+        return 0
+    began = time.time()
+    print(f"profile {session.profile()}, device {session.device().type}", flush=True)
+    try:
+        for _ in experiments.perform(options.name, seeds=options.seeds, only=options.only):
+            if options.save:
+                records.publish(since=began)
+    finally:
+        table, _ = compare.table()
+        print("\n" + compare.text(table[table["experiment"] == options.name]))
+    return 0
 
 
 def measure(options: argparse.Namespace) -> int:
     """Measure our training and loading against conventional ones, and against the machine."""
     from common import bench
 
-    seconds, rounds = (1.0, 3) if options.quick else (4.0, 5)
+    seconds, rounds = (1.0, 3) if options.quick else (3.0, 5)
     rows = bench.networks(options.only, seconds=seconds, rounds=rounds, precision=options.precision)
     if not options.only:
         rows += bench.loaders(seconds) + bench.starting()
@@ -226,6 +239,15 @@ def parser() -> argparse.ArgumentParser:
         help="fail rather than use the digits in place of a missing set",
     )
     training.add_argument("--json", action="store_true", help="print the run's record as JSON")
+
+    experiment = command(run_experiment, "experiment")
+    experiment.add_argument("name", help="an experiment, or `list`")
+    experiment.add_argument("--profile", help="smoke, laptop or full (default: as elsewhere)")
+    experiment.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="default: the experiment's own"
+    )
+    experiment.add_argument("--only", nargs="+", metavar="NAME", help="networks (default: all)")
+    experiment.add_argument("--save", action="store_true", help="also copy records to results/")
 
     benchmark = command(measure, "bench")
     benchmark.add_argument(

@@ -10,8 +10,9 @@ from torch import nn
 from common import session
 from common.data import Batches
 
-# How the allocators of PyTorch, oneDNN and C++ say it.
+# How the allocators of PyTorch and C++ say it, and what oneDNN says when it gets none.
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+PHRASES += ("could not create a primitive", "could not create a memory")
 
 
 @contextmanager

@@ -164,6 +164,11 @@ def save(record: dict, folder: Path | None = None) -> Path:
     return path
 
 
+def as_json(config: Config) -> dict:
+    """A configuration as a record holds it: with lists for tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
 def without_nan(value):
     """The same value with None for every NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
@@ -174,10 +179,14 @@ def without_nan(value):
 
 
 def publish(since: float) -> None:
-    """Copy your records written after the time `since` (seconds since 1970) to results/."""
+    """Copy your records written after the time `since` (seconds since 1970) to results/.
+
+    What was trained on the command line stays yours.
+    """
     for path in sorted((session.runs_folder() / "records").glob("*.json")):
-        if path.stat().st_mtime >= since:
-            save(read_record(path), RESULTS)
+        record = read_record(path)
+        if path.stat().st_mtime >= since and record["experiment"] != "command line":
+            save(record, RESULTS)
 
 
 def identity(record: dict) -> str:

@@ -82,11 +82,12 @@ def fit(
     show = show and parallel.rank() == 0
 
     # --- the model and its optimizer
+    session.recycle_memory()
     device = session.device()
     model.to(device, memory_format=memory_format(model))
     net = parallel.averaging(model)  # the model itself, unless torchrun started several processes
     optimizer = make_optimizer(model, config)
-    history = History(precision=best_precision(model, config.precision))
+    history = History(precision=session.precision(config.precision))
     scaler = torch.amp.GradScaler(device.type, enabled=history.precision == "fp16")
     best_weights = model.state_dict()
 
@@ -262,7 +263,7 @@ def evaluate(
 ) -> Evaluation:
     """Judge `model` on batches (x, y), in one pass, in evaluation mode."""
     device = next(model.parameters()).device
-    precision = best_precision(model, precision)
+    precision = session.precision(precision)
     model.eval()
     all_logits, labels = [], []
     for x, y in batches:
@@ -309,17 +310,3 @@ def memory_format(model: nn.Module) -> torch.memory_format:
     """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow."""
     widest = max((m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)), default=0)
     return torch.channels_last if widest >= 32 else torch.contiguous_format
-
-
-def best_precision(model: nn.Module, wanted: str = "auto") -> str:
-    """`wanted`, or for "auto" what this net computes fastest in here.
-
-    On a CPU, bf16 pays where matrix products are large: not in narrow nets such as LeNet, nor in
-    depthwise convolutions, which are sums over a few pixels.
-    """
-    if wanted == "auto" and session.device().type == "cpu":
-        convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-        narrow = memory_format(model) is torch.contiguous_format
-        if narrow or any(m.groups > 1 for m in convs):
-            return "fp32"
-    return session.precision(wanted)

@@ -139,7 +139,7 @@ def test_a_failed_training_is_exit_code_1(capsys, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("common.train.fit", fail)
+    monkeypatch.setattr("common.experiments.fit", fail)
     assert main(["train", "lenet5", *QUICK]) == 1
     assert capsys.readouterr().err == "python -m common train failed: out of memory\n"
 

@@ -1,0 +1,293 @@
+"""The reports' experiments, and the course's own: tables of runs, and what performs them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from common import parallel, probe, records, session, zoo
+from common.checkpoints import checkpoint_file
+from common.config import Config
+from common.data import ImageSet, load
+from common.names import unknown
+from common.train import Evaluation, History, fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a network of the zoo, how it is built, on what and how it is trained.
+
+    `label` tells it from other runs of the same network in its experiment. `laptop` replaces
+    settings in that profile, where the report's own would take too long on a CPU, and `narrow`
+    the builder's options there and in `smoke`.
+    """
+
+    model: str
+    config: Config
+    dataset: str = "mnist"
+    options: dict = field(default_factory=dict)  # of the network's builder
+    label: str = ""
+    laptop: dict = field(default_factory=dict)
+    narrow: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} ({self.label})" if self.label else self.model
+
+    def at(self, profile: str, seed: int | None) -> "Run":
+        """The run as a profile's budget allows, with this seed or its own."""
+        budget = {"full": {}, "laptop": self.laptop, "smoke": {}}[profile]
+        if profile == "smoke":
+            budget = {"epochs": 1, "train_images": 128, "batch_size": 32, "milestones": (1,)}
+        config = replace(self.config, **budget)
+        config = config if seed is None else replace(config, seed=seed)
+        options = self.options if profile == "full" else self.options | self.narrow
+        return replace(self, config=config, options=options)
+
+
+# ----------------------------------------------------------------------------------- report A
+A = Config(epochs=5, batch_size=64, lr=1e-4, weight_decay=1e-3, patience=3, image_size=224)
+A_LENET = replace(A, image_size=32)
+SHORT = {"epochs": 2, "train_images": 6_000, "image_size": 96}  # for nets that take any size
+SMALL_VGG = {"epochs": 2, "train_images": 3_000}
+
+# ----------------------------------------------------------------------------------- report C
+C = Config(epochs=50, batch_size=64, optimizer="sgd", lr=1e-3, image_size=32)
+C_FLIPS = replace(C, augment=("flip",))
+C_STAGES = replace(C_FLIPS, batch_size=((20, 32), (20, 128), (10, 256)))
+C_RATES = replace(C_STAGES, lr=0.05, schedule="multistep", milestones=(20, 40))
+Cifar = partial(
+    Run, dataset="cifar10", laptop={"epochs": 3, "train_images": 4_000, "batch_size": 64}
+)
+
+# ----------------------------------------------------------------------------------- report D
+D = Config(epochs=5, batch_size=128, optimizer="adamw", lr=1e-3, image_size=56, seed=42)
+
+# ----------------------------------------------------------------------------------- report E
+E = Config(
+    epochs=30, batch_size=128, optimizer="sgd", lr=0.1, weight_decay=5e-4, schedule="warmup",
+    augment=("crop", "flip"), image_size=32,
+)  # fmt: skip
+E_LAPTOP = {"epochs": 3, "train_images": 4_000, "batch_size": 64, "lr": 0.05}
+
+# ----------------------------------------------------------------------------------- the course
+COURSE = Config(
+    epochs=20, batch_size=128, optimizer="adamw", lr=2e-3, weight_decay=1e-2, schedule="warmup",
+    label_smoothing=0.1, augment=("crop",),
+)  # fmt: skip
+
+
+def course(dataset: str) -> tuple[Run, ...]:
+    """All eight architectures by one recipe; sizes and images as two cores can bear."""
+    laptop = {"epochs": 3, "batch_size": 64}
+    small = laptop | {"train_images": 12_000, "image_size": 32}
+
+    def run(model: str, size: int, budget: dict, width: float = 1.0, **options) -> Run:
+        narrow = {"width": width} if width < 1 else {}
+        config = replace(COURSE, image_size=size)
+        return Run(model, config, dataset, options, laptop=budget, narrow=narrow)
+
+    return (
+        run("lenet5_bn", 32, laptop | {"epochs": 5}),
+        run("alexnet_small", 56, laptop | {"train_images": 12_000}, width=0.25),
+        run("vgg11", 32, small, width=0.5, image_size=32),
+        run("nin_bn", 32, small, width=0.5, small=True),
+        run("googlenet_bn", 96, small | {"image_size": 64}, width=0.5),
+        run("resnet18_cifar", 32, small, width=0.5),
+        run("mobilenet", 96, small | {"image_size": 64}, width=0.5),
+        run("densenet_cifar", 32, small | {"image_size": 16}),
+    )
+
+
+EXPERIMENTS: dict[str, tuple[Run, ...]] = {
+    "report-a": (
+        Run("lenet5_bn", A_LENET),
+        Run("alexnet", A, laptop={"epochs": 2, "train_images": 3_000}),
+        Run("vgg11", A, laptop={"epochs": 1, "train_images": 1_000}),
+        Run("vgg19", A, laptop={"epochs": 1, "train_images": 500}),
+        Run("resnet18_bias", A, laptop=SHORT),
+        Run("mobilenet", A, laptop=SHORT),
+        Run("googlenet", A, laptop=SHORT),
+    ),
+    "report-a-lr": tuple(
+        Run(model, replace(A, epochs=10, patience=None, lr=lr, image_size=size), label=f"lr {lr:g}")
+        for model, size in (("lenet5_bn", 32), ("lenet5", 28))
+        for lr in (1e-2, 1e-3, 1e-4)
+    ),
+    "report-b": tuple(
+        Run(model, Config(epochs=5, batch_size=128, lr=1e-3, image_size=size), "fashion_mnist",
+            laptop=laptop)
+        for model, size, laptop in (
+            ("lenet5", 28, {}),
+            ("alexnet", 224, {"epochs": 2, "train_images": 3_000}),
+        )
+    ),
+    "report-c": (
+        Cifar("alexnet_cifar_plain", C),
+        Cifar("alexnet_cifar", C),
+        Cifar("alexnet_cifar_dropout", C),
+        Cifar("alexnet_cifar_dropout", C_FLIPS, label="with flips"),
+        Cifar("alexnet_cifar_dropout", C_STAGES, label="batch size in stages"),
+        Cifar("alexnet_cifar_dropout", C_RATES, label="stages, lr 0.05, 0.005, 0.0005"),
+        Cifar("alexnet_cifar_plain", C, options={"activation": nn.Sigmoid}, label="sigmoid"),
+        Cifar("alexnet_cifar", C, options={"activation": nn.Sigmoid}, label="sigmoid with BN"),
+        Cifar("alexnet_cifar", replace(C, optimizer="adam"), label="Adam"),
+    ),
+    "report-d": (
+        Run("lenet5", replace(D, image_size=28)),
+        Run("alexnet_small", D),
+        Run("resnet18_shared", D),
+        Run("mobilenet", D),
+        Run("googlenet", D),
+        Run("lenet5", replace(D, image_size=54), options={"image_size": 54}, label="at 54 x 54"),
+        Run("resnet18_shared", replace(D, image_size=28), label="at 28 x 28"),
+        Run("googlenet", D, options={"dropout": 0.5}, label="dropout 0.5"),
+    ),
+    "report-e": tuple(
+        Run(model, E, "cifar10", options, label, laptop=E_LAPTOP)
+        for model, options, label in (
+            ("resnet18_cifar", {}, ""),
+            ("densenet_cifar", {}, ""),
+            ("plain18", {"small_images": True}, "for small images"),
+            ("resnet34", {"small_images": True}, "for small images"),
+            ("plain34", {"small_images": True}, "for small images"),
+        )
+    ),
+    "course": course("fashion_mnist"),
+    "course-mnist": course("mnist"),
+}  # fmt: skip
+
+
+def runs_of(
+    experiment: str, profile: str, seeds: list[int] | None = None, only: list[str] | None = None
+) -> list[Run]:
+    """The runs of an experiment, in a profile's budget, seed by seed.
+
+    Raises ValueError for an unknown experiment or network.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(unknown("experiment", experiment, tuple(EXPERIMENTS)))
+    table = EXPERIMENTS[experiment]
+    models = tuple(dict.fromkeys(run.model for run in table))
+    for name in only or ():
+        if name not in models:
+            raise ValueError(unknown(f"network in {experiment}", name, models))
+    return [
+        run.at(profile, seed)
+        for seed in seeds or [None]
+        for run in table
+        if not only or run.model in only
+    ]
+
+
+def recorded(experiment: str, run: Run, data: ImageSet, known: list[dict]) -> bool:
+    """Whether one of the `known` records is of this very run."""
+    wanted = {
+        "experiment": experiment,
+        "model": run.name,
+        "dataset": data.name,
+        "source": data.source,
+        "profile": session.profile(),
+        "config": records.as_json(run.config),
+    }
+    return any(all(record[k] == v for k, v in wanted.items()) for record in known)
+
+
+def train_and_judge(
+    name: str,
+    build: Callable[[], nn.Module],
+    data: ImageSet,
+    config: Config,
+    *,
+    experiment: str,
+    show: bool = True,
+) -> tuple[History, Evaluation | None, dict | None]:
+    """Train a network from its seed, judge it on the test images, and record the run.
+
+    Stopped and called again, it goes on after the last whole epoch. `build` makes the network.
+    Returns the history, the evaluation and the record, which only the first process has.
+    """
+    torch.manual_seed(config.seed)
+    model = build()
+    file = checkpoint_file(f"{experiment}-{name}-{data.name}", config)
+    history = fit(model, data, config, show=show, checkpoint=file)
+    if parallel.rank() > 0:
+        return history, None, None
+    test, record = records.judge(name, model, data, config, history, experiment=experiment)
+    file.unlink()
+    return history, test, record
+
+
+def perform(
+    experiment: str,
+    *,
+    seeds: list[int] | None = None,
+    only: list[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[dict]:
+    """Run what is not yet recorded of an experiment, and give each new record.
+
+    A run that fails is named and left out; after the last one, RuntimeError lists the failures.
+    """
+    left, failed = [], []
+    known = records.read_all()[0].to_dict("records")
+    images = {}
+    for run in runs_of(experiment, session.profile(), seeds, only):
+        data = images.setdefault(run.dataset, load(run.dataset))
+        if recorded(experiment, run, data, known):
+            say(f"recorded already: {run.name}, seed {run.config.seed}")
+        else:
+            left.append((run, data))
+    speed = Speed()
+    for i, (run, data) in enumerate(left):
+        say(f"[{i + 1}/{len(left)}] {run.name}, seed {run.config.seed}; {speed.outlook(left[i:])}")
+
+        def build(run: Run = run, data: ImageSet = data) -> nn.Module:
+            return zoo.build(run.model, data.shape[0], len(data.classes), **run.options)
+
+        try:
+            history, test, record = train_and_judge(
+                run.name, build, data, run.config, experiment=experiment
+            )
+        except Exception as error:  # the other runs shall not suffer from it
+            failed.append(f"{run.name}, seed {run.config.seed}: {type(error).__name__}: {error}")
+            say(f"failed: {failed[-1]}")
+            continue
+        speed.add(run, data, history.train_seconds)
+        say(
+            f"test accuracy {test.accuracy:.2%} after {record['epochs']} epochs "
+            f"in {history.train_seconds:.0f} s of training"
+        )
+        yield record
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(left)} runs failed:\n" + "\n".join(failed))
+
+
+class Speed:
+    """How long the runs to come will take, from the mult-adds a second of those that are done."""
+
+    def __init__(self) -> None:
+        self.work, self.seconds = 0.0, 0.0
+
+    def add(self, run: Run, data: ImageSet, seconds: float) -> None:
+        self.work += self.mult_adds(run, data)
+        self.seconds += seconds
+
+    def outlook(self, left: list[tuple[Run, ImageSet]]) -> str:
+        """In words, for the runs `left`."""
+        if not self.work:
+            return f"{len(left)} left, the time is known after the first"
+        seconds = sum(self.mult_adds(*pair) for pair in left) * self.seconds / self.work
+        return f"{len(left)} left, about {max(seconds / 60, 1):.0f} min at the speed so far"
+
+    @staticmethod
+    def mult_adds(run: Run, data: ImageSet) -> float:
+        """Those of the whole training, forward passes only."""
+        size = run.config.image_size
+        model = zoo.build_on_meta(
+            run.model, in_channels=data.shape[0], num_classes=len(data.classes), **run.options
+        )
+        images = min(run.config.train_images or 10**9, len(data.train))
+        return probe.mult_adds(model, (1, data.shape[0], size, size)) * images * run.config.epochs

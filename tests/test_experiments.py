@@ -1,0 +1,178 @@
+"""The experiments: the tables follow the reports, and a table is performed once, whatever fails."""
+
+import pytest
+import torch
+
+from common import data, probe, records, reports, session, zoo
+from common.__main__ import main
+from common.experiments import EXPERIMENTS, perform, runs_of
+
+
+@pytest.fixture(autouse=True)
+def digits_for_all(monkeypatch, tmp_path):
+    """Every set is the digits, in its own size; nothing is downloaded."""
+
+    def unreachable(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("common.sources.download", unreachable)
+    monkeypatch.setenv("CNN_DATA", str(tmp_path))
+    monkeypatch.setenv("CNN_PROFILE", "smoke")
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+
+
+ALL = [(name, run) for name, table in EXPERIMENTS.items() for run in table]
+
+
+@pytest.mark.parametrize(("name", "run"), ALL, ids=[f"{name}-{run.name}" for name, run in ALL])
+def test_every_run_fits_its_network(name, run):
+    for profile in session.PROFILES:
+        fitted = run.at(profile, None)
+        channels, size = 3 if run.dataset == "cifar10" else 1, fitted.config.image_size
+        model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **fitted.options)
+        probe.check_fits(model, (1, channels, size, size))
+
+
+def test_names_within_an_experiment_are_unique():
+    for table in EXPERIMENTS.values():
+        names = [run.name for run in table]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("result", reports.REPORTED, ids=lambda r: f"{r.report}-{r.model}")
+def test_every_reported_result_has_its_run_with_the_reports_settings(result):
+    table = EXPERIMENTS[f"report-{result.report.lower()}"]
+    (run,) = [run for run in table if run.name == result.model and run.dataset == result.dataset]
+    if result.epochs is not None:
+        assert run.config.epochs == result.epochs
+        assert run.config.batch_size == result.batch_size
+    channels = 3 if run.dataset == "cifar10" else 1
+    model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **run.options)
+    assert sum(p.numel() for p in model.parameters()) == result.params
+
+
+def test_settings_the_reports_print():
+    a = {run.name: run.config for run in EXPERIMENTS["report-a"]}
+    assert len(a) == 7
+    for config in a.values():
+        assert (config.optimizer, config.lr, config.weight_decay) == ("adam", 1e-4, 1e-3)
+        assert (config.batch_size, config.patience) == (64, 3)
+    d = {run.name: run.config for run in EXPERIMENTS["report-d"]}
+    for config in d.values():
+        assert (config.optimizer, config.lr, config.seed) == ("adamw", 1e-3, 42)
+        assert config.batch_size == 128
+    last = EXPERIMENTS["report-c"][5].config
+    rates = [last.lr_at(epoch) for epoch in (0, 20, 40)]
+    assert rates == pytest.approx([0.05, 0.005, 0.0005])
+    assert [last.batch_size_at(epoch) for epoch in (0, 20, 40)] == [32, 128, 256]
+
+
+def test_the_course_is_one_recipe_for_eight_notebooks():
+    table = EXPERIMENTS["course"]
+    assert len({zoo.variants()[run.model][1] for run in table}) == 8
+    recipe = ("optimizer", "lr", "weight_decay", "schedule", "label_smoothing", "augment", "epochs")
+    assert len({tuple(getattr(run.config, key) for key in recipe) for run in table}) == 1
+
+
+def performed(name="report-d", only=("lenet5",), **options):
+    said = []
+    found = list(perform(name, only=list(only), say=said.append, **options))
+    return found, said
+
+
+def test_performs_records_and_skips():
+    found, said = performed(seeds=[1, 2])
+    assert [(r["model"], r["seed"]) for r in found] == [
+        ("lenet5", 1),
+        ("lenet5 (at 54 x 54)", 1),
+        ("lenet5", 2),
+        ("lenet5 (at 54 x 54)", 2),
+    ]
+    assert {(r["experiment"], r["profile"], r["stand_in"]) for r in found} == {
+        ("report-d", "smoke", True)
+    }
+    assert sum("left, about" in line for line in said) == 3  # known from the second on
+    again, said = performed(seeds=[1, 2, 3])
+    assert [r["seed"] for r in again] == [3, 3]
+    assert sum(line.startswith("recorded already") for line in said) == 4
+
+
+def test_goes_on_after_a_failure_and_names_it(monkeypatch):
+    build = zoo.build
+
+    def broken(name, *arguments, **options):
+        if options.get("image_size") is None:
+            raise LookupError("the wheel came off")
+        return build(name, *arguments, **options)
+
+    monkeypatch.setattr(zoo, "build", broken)
+    said = []
+    steps = perform("report-d", only=["lenet5"], say=said.append)
+    assert next(steps)["model"] == "lenet5 (at 54 x 54)"
+    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed:\nlenet5, seed 42: LookupError"):
+        next(steps)
+    monkeypatch.setattr(zoo, "build", build)
+    found, _ = performed()
+    assert [r["model"] for r in found] == ["lenet5"]  # the other one is recorded
+
+
+def test_a_stopped_run_goes_on_where_it_was(monkeypatch, capsys):
+    class Stop(BaseException):
+        pass
+
+    judge = records.judge
+
+    def stop(*_, **__):
+        raise Stop
+
+    monkeypatch.setattr(records, "judge", stop)
+    with pytest.raises(Stop):
+        performed()
+    files = list((session.runs_folder() / "checkpoints").glob("*.pt"))
+    assert len(files) == 1
+    monkeypatch.setattr(records, "judge", judge)
+    performed()
+    assert "Going on after epoch 1" in capsys.readouterr().out
+    assert not list((session.runs_folder() / "checkpoints").glob("*.pt"))
+
+
+def test_a_seed_gives_the_same_result():
+    (first, _), _ = performed(seeds=[3])
+    torch.manual_seed(1)
+    data.load("digits")
+    for path in (session.runs_folder() / "records").glob("*.json"):
+        path.unlink()
+    (second, _), _ = performed(seeds=[3])
+    assert first["history"]["batch_losses"] == second["history"]["batch_losses"]
+    assert first["test_accuracy"] == second["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report-f"], "Unknown experiment 'report-f'. Did you mean 'report-"),
+        (["report-d", "--only", "lenet"], "Unknown network in report-d 'lenet'. Did you mean"),
+        (["report-d", "--profile", "tiny"], "expected one of smoke, laptop, full"),
+    ],
+)
+def test_bad_arguments(capsys, words, message):
+    assert main(["experiment", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_command_line(capsys):
+    assert main(["experiment", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in EXPERIMENTS)
+    assert main(["experiment", "report-d", "--only", "lenet5", "--seeds", "5", "--save"]) == 0
+    out = capsys.readouterr().out
+    assert "[2/2] lenet5 (at 54 x 54), seed 5; 1 left, about" in out
+    assert len(list(records.RESULTS.glob("*.json"))) == 2
+
+
+def test_seeds_and_profiles():
+    runs = runs_of("report-c", "laptop", [0, 1])
+    assert len(runs) == 2 * len(EXPERIMENTS["report-c"])
+    assert {run.config.train_images for run in runs} == {4_000}
+    assert runs_of("report-c", "full")[3].config.augment == ("flip",)
