@@ -10,16 +10,16 @@ from common.plot import COLOURS
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 66, 52, 44, 30
 
-# The line of descent: year, variant, what it added. Years are those of first publication.
+# The line of descent: variant, name, what it added.
 LINE = (
-    (1998, "lenet5", "LeNet-5", "shared kernels, pooling"),
-    (2012, "alexnet_paper", "AlexNet", "depth, ReLU, dropout"),
-    (2013, "nin", "NiN", "1×1 kernels, global pooling"),
-    (2014, "vgg16", "VGG", "3×3 kernels, blocks"),
-    (2014, "googlenet", "GoogLeNet", "parallel branches"),
-    (2015, "resnet18", "ResNet", "shortcuts that add"),
-    (2016, "densenet121", "DenseNet", "shortcuts that concatenate"),
-    (2017, "mobilenet", "MobileNet", "depthwise separable"),
+    ("lenet5", "LeNet-5", "shared kernels, pooling"),
+    ("alexnet_paper", "AlexNet", "depth, ReLU, dropout"),
+    ("nin", "NiN", "1×1 kernels, global pooling"),
+    ("vgg16", "VGG", "3×3 kernels, blocks"),
+    ("googlenet", "GoogLeNet", "parallel branches"),
+    ("resnet18", "ResNet", "shortcuts that add"),
+    ("densenet121", "DenseNet", "shortcuts that concatenate"),
+    ("mobilenet", "MobileNet", "depthwise separable"),
 )
 
 
@@ -71,11 +71,12 @@ def document(width: int, height: int, title: str, alt: str, parts: list[str]) ->
 
 def timeline() -> str:
     """The course's architectures in order of publication, each with what it added and its size."""
-    rows = [row for row in LINE if row[1] in zoo.names()]
+    rows = [row for row in LINE if row[0] in zoo.names()]
     step = (WIDTH - 40) / len(rows)
     parts = [f'<path d="M20 96H{WIDTH - 20}" stroke="#555" stroke-width="2"/>']
     told = []
-    for i, (year, name, label, idea) in enumerate(rows):
+    for i, (name, label, idea) in enumerate(rows):
+        year = compare.architecture(name)["year"]
         x = 20 + step * (i + 0.5)
         count = f"{zoo.variant(name).params / 1e6:.3g} M"
         told.append(f"{year} {label}: {idea}, {count} parameters")

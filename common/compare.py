@@ -1,15 +1,40 @@
 """The comparison: one pandas table of all runs at hand beside the reports' figures."""
 
+import functools
 import math
 
 import pandas as pd
 
-from common import records, reports
+from common import probe, records, reports, zoo
+from common.names import unknown
 
+# Of each notebook's architecture, the year in which it was first published.
+YEARS = {
+    "lenet": 1998,
+    "alexnet": 2012,
+    "nin": 2013,
+    "vgg": 2014,
+    "googlenet": 2014,
+    "resnet": 2015,
+    "densenet": 2016,
+    "mobilenet": 2017,
+}
 GROUP = ["model", "params", "dataset", "source", "experiment", "profile", "image_size"]
 GROUP += ["train_images", "epochs", "origin"]
-COLUMNS = [*GROUP, "mult_adds", "accuracy", "std", "n", "report", "seconds_an_epoch"]
+COLUMNS = [
+    *GROUP,
+    "mult_adds",
+    "accuracy",
+    "std",
+    "n",
+    "report",
+    "train_seconds",
+    "seconds_an_epoch",
+]
 COLUMNS += ["images_per_s", "peak_MB", "machine", "precision"]
+BOARD = ["origin", "model", "year", "params", "mult_adds", "depth", "field", "image_size"]
+BOARD += ["dataset", "source", "experiment", "profile", "train_images", "epochs", "accuracy"]
+BOARD += ["std", "n", "seconds_an_epoch", "images_per_s", "peak_MB", "machine", "precision"]
 
 
 def table() -> tuple[pd.DataFrame, list[str]]:
@@ -51,6 +76,74 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     frame["report"] = [reported(row) for row in frame.itertuples()]
     order = frame.sort_values(["dataset", "accuracy"], ascending=[True, False])
     return order[COLUMNS].reset_index(drop=True)
+
+
+def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
+    """Rows of `grouped` and the reports' figures in one table, sorted by the column `by`.
+
+    `origin` tells them apart. `year`, `depth` (layers with weights on the longest way) and `field`
+    (receptive field of the last layer that does not see all, pixels) are the architecture's own, at
+    the image size it was made for. Raises ValueError for a column that is not there.
+    """
+    if by not in BOARD:
+        raise ValueError(unknown("column", by, tuple(BOARD)))
+    stated = pd.DataFrame(
+        [
+            {
+                "origin": f"report {result.report}",
+                "model": result.model,
+                "dataset": result.dataset,
+                "experiment": f"report-{result.report.lower()}",
+                "params": result.params,
+                "mult_adds": result.mult_adds and result.mult_adds / result.batch_size,
+                "epochs": result.epochs,
+                "accuracy": result.accuracy,
+                "n": 1,
+                "seconds_an_epoch": result.seconds and result.seconds / result.epochs,
+                "machine": result.machine,
+            }
+            for result in reports.REPORTED
+        ]
+    )
+    board = pd.concat([frame, stated], ignore_index=True) if len(frame) else stated
+    about = pd.DataFrame([architecture(name) for name in board["model"]])
+    board = board.assign(**about)
+    descending = by in ("accuracy", "images_per_s", "n")
+    return board.reindex(columns=BOARD).sort_values(by, ascending=not descending, kind="stable")
+
+
+@functools.cache
+def architecture(model: str) -> dict:
+    """Year, depth and receptive field of a record's model, empty where the zoo does not have it."""
+    name = model.split(" (")[0]
+    if name not in zoo.names():
+        return {"year": None, "depth": None, "field": None}
+    row, notebook = zoo.variants()[name]
+    net, shape = zoo.build_on_meta(name), (1, *row.input_shape)
+    return {
+        "year": YEARS[notebook[3:].removesuffix(".ipynb")],
+        "depth": probe.depth(net, shape),
+        "field": probe.receptive_field(net, shape),
+    }
+
+
+def hardest(runs: pd.DataFrame, most: int = 12) -> pd.DataFrame:
+    """The test images that most networks take for something else, hardest first.
+
+    `runs` are records of one data set, as `records.read_all` returns them; the best run of each
+    model counts. Columns: `image` (its number in the test set), `wrong` (networks that err), `of`
+    (networks asked) and `taken_for` (their most frequent answer, a class number).
+    """
+    known = runs[runs["errors"].notna()].sort_values("test_accuracy", ascending=False)
+    answers = [
+        (int(image), answer)
+        for errors in known.drop_duplicates("model")["errors"]
+        for image, answer in errors.items()
+    ]
+    given = pd.DataFrame(answers, columns=["image", "answer"]).groupby("image")["answer"]
+    found = pd.DataFrame({"wrong": given.size(), "taken_for": given.agg(lambda a: a.mode()[0])})
+    found["of"] = known["model"].nunique()
+    return found.sort_values("wrong", ascending=False, kind="stable").head(most).reset_index()
 
 
 def distinct(labels: list[str]) -> list[str]:

@@ -104,6 +104,37 @@ class FieldTracker(TorchDispatchMode):
         return tuple(f.slide(*v) for f, v in zip(fields[0], per_axis, strict=True))
 
 
+class DepthTracker(TorchDispatchMode):
+    """Counts the layers with weights on the longest way from the images to each tensor."""
+
+    layers = (aten.convolution.default, aten.addmm.default, aten.mm.default)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depths: dict[int, int] = {}
+        self.alive: list[torch.Tensor] = []  # keeps ids from being used twice
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        tensors = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
+        depth = max((self.depths.get(id(t), 0) for t in tensors), default=0)
+        for output in result if isinstance(result, (list, tuple)) else [result]:
+            self.depths[id(output)] = depth + (operation in self.layers)
+            self.alive.append(output)
+        return result
+
+
+def depth(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
+    """Layers with weights on the longest way through a net, for an input of `shape` (N, C, H, W).
+
+    This is the depth that papers state: 18 for ResNet-18, whose projections lie beside the way.
+    """
+    tracker = DepthTracker()
+    with tracker, torch.no_grad():
+        output = to_meta(model)(torch.empty(shape, device="meta"))
+    return tracker.depths[id(output)]
+
+
 def pair(value) -> tuple[int, int]:
     """(vertical, horizontal) from one number or two."""
     values = list(value) if isinstance(value, (list, tuple, torch.Size)) else [value]

@@ -49,6 +49,7 @@ FIELDS = {  # every record has these; the types are checked when it is read
     "commit": str,
     "config": dict,
 }
+LATER = ("errors",)  # not in the oldest records
 # What makes two records the same run: they may differ in time and machine only.
 IDENTITY = (
     "model",
@@ -104,6 +105,7 @@ def make(
         },
         "test_accuracy": test.accuracy,
         "class_accuracy": dict(zip(data.classes, test.class_accuracy, strict=True)),
+        "errors": errors(test, data),
         "train_seconds": history.train_seconds,
         "images_per_s": train_images * len(epochs) / history.train_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,
@@ -114,6 +116,12 @@ def make(
         "commit": session.commit(),
         "config": dataclasses.asdict(config),
     }
+
+
+def errors(test: Evaluation, data: ImageSet) -> dict[str, int]:
+    """The test images classified wrongly: number of the image -> class it was taken for."""
+    wrong = (test.predictions != data.test.labels).nonzero().flatten()
+    return {str(int(image)): int(test.predictions[image]) for image in wrong}
 
 
 def judge(
@@ -231,4 +239,4 @@ def read_all(*, yours: bool = True) -> tuple[pd.DataFrame, list[str]]:
             if identity(record) not in seen:
                 seen.add(identity(record))
                 rows.append(record | {"origin": origin})
-    return pd.DataFrame(rows, columns=[*FIELDS, "origin"]), problems
+    return pd.DataFrame(rows, columns=[*FIELDS, *LATER, "origin"]), problems

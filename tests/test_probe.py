@@ -486,3 +486,18 @@ def test_an_input_that_does_not_fit_names_the_layer(ask, shape, message):
 
 def test_an_input_that_fits():
     assert probe.check_fits(zoo.build("lenet5"), (1, 1, 28, 28)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lenet5", 5), ("alexnet", 8), ("vgg11", 11), ("vgg19", 19), ("nin", 12),
+        ("googlenet", 22), ("googlenet_aux", 22), ("resnet18", 18), ("resnet34", 34),
+        ("plain34", 34), ("mobilenet", 28), ("densenet121", 121),
+    ],
+)  # fmt: skip
+def test_depth_is_what_the_papers_state(name, expected):
+    from common import zoo
+
+    net = zoo.build_on_meta(name)
+    assert probe.depth(net, (1, *zoo.variant(name).input_shape)) == expected

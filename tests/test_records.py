@@ -48,7 +48,7 @@ def yours():
 
 def test_a_record_says_what_was_run(run, record):
     _, _, config, history, test = run
-    assert set(record) == set(records.FIELDS)
+    assert set(record) == {*records.FIELDS, *records.LATER}
     expected = {
         "model": "lenet5", "dataset": "digits", "source": "scikit-learn digits", "stand_in": False,
         "experiment": "a test", "profile": session.profile(), "image_size": 28,
@@ -78,7 +78,7 @@ def test_round_trip(record, results):
     table, problems = records.read_all()
     assert problems == []
     assert table["test_accuracy"].tolist() == [record["test_accuracy"]]
-    assert list(table.columns) == [*records.FIELDS, "origin"]
+    assert list(table.columns) == [*records.FIELDS, *records.LATER, "origin"]
 
 
 def test_no_records_at_all(results):
@@ -222,6 +222,49 @@ def test_a_reports_figure_stands_beside_the_same_experiment_only(record, results
     assert reported.pop(("report-d", record["source"])) == 97.44
     assert len(reported) == 2
     assert all(map(math.isnan, reported.values()))
+
+
+def test_errors_are_the_images_taken_for_something_else(run, record):
+    _, digits, _, _, test = run
+    assert len(record["errors"]) == round((1 - test.accuracy) * len(digits.test))
+    for image, answer in record["errors"].items():
+        assert answer == test.predictions[int(image)] != digits.test.labels[int(image)]
+
+
+def test_the_hardest_images(record):
+    runs = pd.DataFrame(
+        [
+            {"model": "a", "test_accuracy": 0.9, "errors": {"7": 1, "3": 2}},
+            {"model": "a", "test_accuracy": 0.8, "errors": {"9": 5}},  # not the best of its model
+            {"model": "b", "test_accuracy": 0.7, "errors": {"7": 1}},
+            {"model": "c", "test_accuracy": 0.7, "errors": {"7": 4}},
+            {"model": "d", "test_accuracy": 0.7, "errors": None},  # an old record
+        ]
+    )
+    assert compare.hardest(runs).to_dict("records") == [
+        {"image": 7, "wrong": 3, "taken_for": 1, "of": 3},
+        {"image": 3, "wrong": 1, "taken_for": 2, "of": 3},
+    ]
+    assert len(compare.hardest(runs.drop(columns="errors").assign(errors=None))) == 0
+
+
+def test_the_leaderboard_keeps_ours_and_the_reports_apart(record, results):
+    records.save(record)
+    records.save(record | {"model": "lenet5 (at 54 x 54)"})
+    records.save(record | {"model": "my own net"})
+    board = compare.leaderboard(compare.table()[0])
+    ours = board[board["origin"] == "yours"].set_index("model")
+    assert len(board) == len(ours) + len(compare.reports.REPORTED)
+    assert ours.loc["lenet5", ["year", "depth", "field"]].tolist() == [1998, 5, 16]
+    assert ours.loc["lenet5 (at 54 x 54)", "year"] == 1998
+    assert math.isnan(ours.loc["my own net", "year"])
+    stated = board[board["origin"] == "report A"].set_index("model")
+    assert stated.loc["vgg19", "seconds_an_epoch"] == pytest.approx(661.17 / 5)
+    assert stated.loc["lenet5_bn", "mult_adds"] == pytest.approx(27.08e6 / 64)
+    assert board["accuracy"].is_monotonic_decreasing
+    assert compare.leaderboard(compare.table()[0], by="params")["params"].is_monotonic_increasing
+    with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
+        compare.leaderboard(compare.table()[0], by="acuracy")
 
 
 def test_the_pareto_front():
