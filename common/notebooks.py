@@ -129,6 +129,7 @@ def execute(
         on_cell_execute=starts,
         on_cell_executed=finished,
         kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # nothing about its own transport
     )
     try:
         client.execute()
