@@ -20,7 +20,7 @@ lint: .venv/ready       ## the fast checks
 figures: .venv/ready    ## redraw figures/ from the models
 	$(BIN)/python -m common figures
 
-bench: .venv/ready      ## our loader against a conventional one, on this machine
+bench: .venv/ready      ## our training and loading against conventional ones, on this machine
 	$(BIN)/python -m common bench
 
 .venv/ready: pyproject.toml

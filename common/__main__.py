@@ -119,9 +119,38 @@ def measure(options: argparse.Namespace) -> int:
     if not options.only:
         rows += bench.loaders(seconds) + bench.starting()
     if options.save:
-        bench.save(rows)
+        bench.save_rows(rows, "speed")
     print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))
     return 0
+
+
+def measure_processes(options: argparse.Namespace) -> int:
+    """Measure what several processes compute and send (start it with torchrun)."""
+    from common import bench, parallel, scaling
+
+    with parallel.joined():
+        rows = scaling.measure_scaling()
+        if parallel.rank() > 0:
+            return 0
+    if options.save:
+        bench.save_rows(rows, "scaling")
+    print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))
+    return 0
+
+
+def run_class(options: argparse.Namespace) -> int:
+    """Run notebooks in many kernels at once, as a class on one server does."""
+    from common import classroom
+
+    found = classroom.run_together(options.notebooks, options.kernels)
+    print(found.drop(columns="error").round(1).to_string())
+    for error in filter(None, found["error"]):
+        print(error)
+    print(
+        f"{(found['error'] == '').sum()} of {len(found)} kernels ran to the end; "
+        f"at most {found['private_MB'].max():,.0f} MB private, {found['seconds'].max():.0f} s"
+    )
+    return int((found["error"] != "").any())
 
 
 def run_course(options: argparse.Namespace) -> int:
@@ -168,9 +197,9 @@ def draw_figures(options: argparse.Namespace) -> int:
     drawings = charts.everything()
     for name, drawing in drawings.items():
         (session.HOME / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
-    readme = session.HOME / "README.md"
-    readme.write_text(charts.with_results(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{len(drawings)} pictures drawn in figures/, the README's table written")
+    for path, text in charts.documents().items():
+        (session.HOME / path).write_text(text, encoding="utf-8")
+    print(f"{len(drawings)} pictures drawn in figures/, the tables of README and docs/ written")
     return 0
 
 
@@ -264,6 +293,14 @@ def parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print a JSON list instead of a table"
     )
 
+    scaling = command(measure_processes, "scaling")
+    scaling.add_argument("--save", action="store_true", help="also write results/bench/")
+    scaling.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+
+    together = command(run_class, "classroom")
+    together.add_argument("notebooks", nargs="+", help="numbers or names, such as 01 or lenet")
+    together.add_argument("--kernels", type=int, default=8, help="default: %(default)s")
+
     running = command(run_course, "run")
     running.add_argument(
         "notebooks", nargs="*", help="numbers or names, such as 01 or lenet (default: all)"
@@ -292,7 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"python -m common {options.command}: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         print(f"python -m common {options.command} failed: {error}", file=sys.stderr)
         return 1
 

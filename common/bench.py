@@ -3,6 +3,8 @@
 Both sides take turns in one run on the same images, several times; medians are compared.
 """
 
+import json
+import re
 import statistics
 import subprocess
 import sys
@@ -310,6 +312,22 @@ def timed(code: str, times: int = 3) -> float:
         subprocess.run([sys.executable, "-c", code], check=True, cwd=session.HOME)
         spent.append(time.perf_counter() - start)
     return round(statistics.median(spent), 2)
+
+
+def save_rows(rows: list[dict], kind: str) -> None:
+    """Write measured rows to results/bench/, with the versions and the commit they belong to."""
+    folder = records.RESULTS / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    device = re.sub(r"\W+", "-", rows[0]["device"]).strip("-").lower()
+    measured = {"versions": records.versions(), "commit": session.commit(), "rows": rows}
+    text = json.dumps(measured, indent=1) + "\n"
+    (folder / f"{kind}-{device}.json").write_text(text, encoding="utf-8")
+
+
+def read_rows(kind: str) -> list[dict]:
+    """All rows that `save_rows` wrote of this kind, on whatever machine."""
+    files = sorted((records.RESULTS / "bench").glob(f"{kind}-*.json"))
+    return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
 
 
 def as_text(rows: list[dict]) -> str:

@@ -5,7 +5,7 @@ from html import escape
 
 import pandas as pd
 
-from common import compare, diagram, zoo
+from common import bench, compare, diagram, experiments, records, scaling, session, zoo
 from common.plot import COLOURS
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 66, 52, 44, 30
@@ -23,7 +23,8 @@ LINE = (
 )
 
 
-BEGIN, END = "<!-- results: written by `make figures` -->\n", "<!-- end of results -->"
+# What `make figures` writes between such marks: in README.md, and in docs/scaling.md.
+MARKS = "<!-- {}: written by `make figures` -->\n", "<!-- end of {} -->"
 
 
 def everything() -> dict[str, str]:
@@ -42,14 +43,50 @@ def everything() -> dict[str, str]:
             ("mult_adds", "mult-adds for one image"),
         ):
             drawings[f"accuracy_{cost}"] = scatter(clothes, cost, label, title + label)
+    if measured := [row for row in bench.read_rows("speed") if row.get("ratio")]:
+        drawings["speed"] = speed(measured)
     return drawings
 
 
-def with_results(readme: str) -> str:
-    """The README with its table of results written anew between its two marks."""
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{compare.markdown(compare.at_a_glance())}\n{END}{after}"
+def documents() -> dict[str, str]:
+    """The texts that hold tables, by their path, with each table written anew."""
+    tables = {
+        "README.md": {
+            "results": compare.markdown(compare.at_a_glance()),
+            "experiments": experiments_table(),
+        },
+        "docs/scaling.md": {"scaling": scaling.scaling_markdown(bench.read_rows("scaling"))},
+    }
+    written = {}
+    for path, parts in tables.items():
+        text = (session.HOME / path).read_text(encoding="utf-8")
+        for name, table in parts.items():
+            begin, end = (mark.format(name) for mark in MARKS)
+            before, rest = text.split(begin)
+            text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+        written[path] = text
+    return written
+
+
+def experiments_table() -> str:
+    """A Markdown table of the experiments: how many of their networks have a recorded run."""
+    runs, _ = records.read_all(yours=False)
+    lines = [
+        "| experiment | networks and variants | recorded, `laptop` | recorded, `full` |",
+        "|---|---|---|---|",
+    ]
+    for name, table in experiments.EXPERIMENTS.items():
+        known = runs[(runs["experiment"] == name) & ~runs["stand_in"].astype(bool)]
+        cells = []
+        for profile in ("laptop", "full"):
+            done = known[known["profile"] == profile]
+            ours = done[done["model"].isin([run.name for run in table])]
+            seeds = ours.groupby("model")["seed"].nunique().max() if len(ours) else 0
+            times = f", up to {seeds} seeds" if seeds > 1 else ""
+            count = ours["model"].nunique()
+            cells.append(f"{count} of {len(table)}{times}" if count else "not yet run")
+        lines.append(f"| `{name}` | {len(table)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def document(width: int, height: int, title: str, alt: str, parts: list[str]) -> str:
@@ -128,3 +165,36 @@ def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
         f'<text transform="rotate(-90 20 {middle})" x="20" y="{middle}">test accuracy (%)</text>',
     ]
     return document(WIDTH, HEIGHT, title, f"{title}: " + "; ".join(told) + ".", parts)
+
+
+def speed(rows: list[dict]) -> str:
+    """How many times as fast as the conventional way: a bar a row of the benchmark."""
+    line, left = 21, 230
+    height = TOP + line * len(rows) + BOTTOM
+    across = (WIDTH - left - 70) / math.log10(max(row["ratio"] for row in rows))
+    floor = height - BOTTOM + 6
+    parts, told = [], []
+    for times in (1, 2, 5, 10, 20, 50, 100):
+        x = left + math.log10(times) * across
+        if x <= WIDTH - 60:
+            parts.append(f'<path d="M{x:.1f} {TOP - 6}V{floor}" stroke="#ddd"/>')
+            parts.append(f'<text x="{x:.1f}" y="{floor + 16}">{times}</text>')
+    for i, row in enumerate(rows):
+        y = TOP + line * i
+        width = max(math.log10(row["ratio"]) * across, 1)
+        colour = COLOURS[{"training": 0, "evaluation": 2}.get(row["work"], 1)]
+        label = f"{row['name']} at {row['image_size']}, {row['work']}"
+        label = label.replace("loader", "batches").replace(", loading", ", loading only")
+        parts += [
+            f'<text x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(label)}</text>',
+            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="14" fill="{colour}"/>',
+            f'<text x="{left + width + 6:.1f}" y="{y + 11}" text-anchor="start">'
+            f"{row['ratio']:.1f}</text>",
+        ]
+        told.append(f"{label} {row['ratio']:.1f} times")
+    parts.append(
+        f'<text x="{(left + WIDTH - 70) / 2}" y="{height - 10}">'
+        "times as many images a second as the conventional way (logarithmic)</text>"
+    )
+    title = f"Our loop against a DataLoader with PIL in fp32, on {rows[0]['device']}"
+    return document(WIDTH, height, title, f"{title}: " + "; ".join(told) + ".", parts)

@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 import torchinfo
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from common.shapes import ShapesOnly, pair
 
 aten = torch.ops.aten
 
@@ -135,12 +135,6 @@ def depth(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
     return tracker.depths[id(output)]
 
 
-def pair(value) -> tuple[int, int]:
-    """(vertical, horizontal) from one number or two."""
-    values = list(value) if isinstance(value, (list, tuple, torch.Size)) else [value]
-    return tuple(values * 2)[:2] if len(values) == 1 else tuple(values)
-
-
 def to_meta(model: nn.Module) -> nn.Module:
     """A copy of the model on the meta device, in evaluation mode, made without copying a weight."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -210,56 +204,6 @@ def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     local = frame[frame["field"] != "all"]
     frame.attrs["receptive_field"] = local["field"].iloc[-1] if len(local) else "all"
     return frame
-
-
-def same(x: torch.Tensor, *_, **__) -> torch.Tensor:
-    """What an elementwise function gives, as far as the shape goes."""
-    return x
-
-
-def of_conv(x: torch.Tensor, weight: torch.Tensor, bias, stride, padding, dilation, groups=1):
-    if isinstance(padding, str):
-        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides]
-    return x.new_empty(x.shape[0], weight.shape[0], *sizes)
-
-
-def of_linear(x: torch.Tensor, weight: torch.Tensor, bias=None) -> torch.Tensor:
-    if x.shape[-1] != weight.shape[1]:
-        raise RuntimeError(f"expected {weight.shape[1]} values, got {x.shape[-1]}")
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
-def of_cat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    shape = list(tensors[0].shape)
-    shape[dim] = sum(t.shape[dim] for t in tensors)
-    return tensors[0].new_empty(shape)
-
-
-def of_pool(x: torch.Tensor, size) -> torch.Tensor:
-    return x.new_empty(*x.shape[:-2], *pair(size))
-
-
-class ShapesOnly(TorchFunctionMode):
-    """Answers with the output's shape where torch, on the meta device, would load its compiler.
-
-    That takes seconds, and every net has one of these functions.
-    """
-
-    answers = dict.fromkeys(
-        (F.relu, F.relu6, F.hardtanh, F.dropout, F.batch_norm, torch.relu, torch.sigmoid), same
-    ) | {
-        torch.Tensor.normal_: same,
-        torch.Tensor.add: same,  # a shortcut's two sides have one shape
-        F.conv2d: of_conv,
-        F.linear: of_linear,
-        F.adaptive_avg_pool2d: of_pool,
-        torch.cat: of_cat,
-    }
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        return self.answers.get(function, function)(*args, **(kwargs or {}))
 
 
 def mult_adds(model: nn.Module, shape: tuple[int, int, int, int]) -> int:

@@ -111,8 +111,7 @@ def make(
         "peak_memory_bytes": history.peak_memory_bytes,
         "device": device_name(),
         "precision": history.precision,
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": versions(),
         "commit": session.commit(),
         "config": dataclasses.asdict(config),
     }
@@ -142,6 +141,12 @@ def judge(
     record = make(name, model, data, config, history, test, experiment=experiment)
     save(record)
     return test, record
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
+    packages = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | packages
 
 
 def device_name() -> str:

@@ -20,6 +20,7 @@ from torch import nn
 
 from common import probe, session
 from common.names import unknown
+from common.shapes import ShapesOnly
 
 MARK = "#| model"
 NOTEBOOKS = session.HOME / "notebooks"
@@ -146,5 +147,5 @@ def scaled(channels: int, width: float) -> int:
 
 def build_on_meta(name: str, **options) -> nn.Module:
     """The network without memory or values, for counting: takes milliseconds for any size."""
-    with torch.device("meta"), probe.ShapesOnly():
+    with torch.device("meta"), ShapesOnly():
         return build(name, **options)

@@ -32,13 +32,14 @@ def test_a_diagram_is_legible_at_notebook_width(drawn: dict[str, str]):
         assert width <= 900, f"{name}: {width} units shrink 12-point text below 12 pixels"
 
 
-def test_the_readme_shows_the_records_at_hand():
-    readme = (session.HOME / "README.md").read_text(encoding="utf-8")
-    assert readme == charts.with_results(readme), "run `make figures`"
+def test_the_tables_show_the_records_at_hand():
+    for path, text in charts.documents().items():
+        assert (session.HOME / path).read_text(encoding="utf-8") == text, "run `make figures`"
 
 
-def test_the_readme_names_no_missing_file():
-    readme = (session.HOME / "README.md").read_text(encoding="utf-8")
-    links = [part.split(")")[0] for part in readme.split("](")[1:]]
-    missing = [link for link in links if not (session.HOME / link).exists()]
+@pytest.mark.parametrize("path", ["README.md", "docs/scaling.md"])
+def test_no_link_to_a_missing_file(path: str):
+    page = session.HOME / path
+    links = [part.split(")")[0] for part in page.read_text(encoding="utf-8").split("](")[1:]]
+    missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing

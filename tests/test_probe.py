@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import probe, zoo
+from common.shapes import ShapesOnly
 
 # An even kernel with padding="same" makes torch warn that it pads one side more: as it should.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -497,7 +498,25 @@ def test_an_input_that_fits():
     ],
 )  # fmt: skip
 def test_depth_is_what_the_papers_state(name, expected):
-    from common import zoo
-
     net = zoo.build_on_meta(name)
     assert probe.depth(net, (1, *zoo.variant(name).input_shape)) == expected
+
+
+@pytest.mark.parametrize("kernel", [2, 3, (2, 3)])
+@pytest.mark.parametrize("stride", [None, 1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("size", [5, 6, 7])
+def test_pooled_shapes_are_those_of_torch(kernel, stride, padding, ceil_mode, size):
+    x = torch.zeros(1, 2, size, size + 1)
+    for kind in (nn.MaxPool2d, nn.AvgPool2d):
+        pool = kind(kernel, stride, padding, ceil_mode=ceil_mode)
+        with ShapesOnly():
+            found = pool(x.to("meta"))
+        assert found.is_meta
+        assert found.shape == pool(x).shape
+
+
+def test_a_window_larger_than_the_image_is_an_error():
+    with ShapesOnly(), pytest.raises(RuntimeError, match="window of 3"):
+        nn.MaxPool2d(3)(torch.zeros(1, 1, 2, 2, device="meta"))

@@ -1,0 +1,142 @@
+"""The benchmark: both sides do the same work, and the limits are measured ones."""
+
+import json
+
+import pytest
+import torch
+
+from common import bench, classroom, data, probe, records, scaling, session, zoo
+from common.__main__ import main
+
+KEYS = {
+    "name", "image_size", "batch_size", "conventional_images_per_s", "images_per_s", "ratio",
+    "precision", "device", "work", "lowest_ratio", "highest_ratio", "rounds",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def digits(monkeypatch, tmp_path):
+    """The digits in place of the sets that the benchmark names; results go to a folder apart."""
+    monkeypatch.setattr(bench, "load", lambda name: data.load("digits"))
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+
+
+def test_a_row_for_training_and_one_for_evaluation():
+    training, evaluation = bench.networks(["lenet5"], seconds=0.05, rounds=2)
+    assert set(evaluation) == KEYS
+    assert set(training) > KEYS
+    assert (training["work"], evaluation["work"]) == ("training", "evaluation")
+    assert (training["name"], training["image_size"], training["batch_size"]) == ("lenet5", 28, 128)
+    for row in (training, evaluation):
+        assert 0 < row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"]
+        assert row["images_per_s"] > 0
+    shares = training["share_of_matrix_rate"], training["share_of_bandwidth"]
+    assert training["share_of_limit"] == max(shares)
+    assert 0 < max(shares) < 1.1
+    assert training["precision"] == session.precision()
+
+
+def test_a_network_a_notebook():
+    found = {zoo.variants()[name][1] for name in bench.NETWORKS}
+    assert len(found) == len(bench.NETWORKS) == 8
+    for name, (size, _, options) in bench.NETWORKS.items():
+        probe.check_fits(zoo.build_on_meta(name, in_channels=1, **options), (1, 1, size, size))
+
+
+def test_both_sides_learn_from_the_same_images():
+    """The conventional loader and ours give the same pixels, and both loops change the weights."""
+    digits = data.load("digits")
+    loader = bench.conventional(digits, 8, 64)
+    usual = torch.cat([x for x, _ in loader])
+    ours = torch.cat([x for x, _ in data.Batches(digits, "train", 64, device="cpu")])
+    assert len(usual) == len(ours)
+    assert torch.allclose(usual.sum(0), ours.sum(0), atol=0.01)  # one of them is shuffled
+    batches = data.Batches(digits, "train", 64, size=28, seed=0)
+    for steps in (
+        lambda net: bench.conventional_training(net, ((x, y) for x, y in batches)),
+        lambda net: bench.our_training(net, batches, "fp32"),
+    ):
+        net = zoo.build("lenet5")
+        before = net.fc3.weight.detach().clone()
+        assert next(steps(net)) > 0
+        assert not torch.equal(net.fc3.weight.cpu(), before)
+
+
+def test_least_work_by_hand():
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    work, moved = bench.least_work(net, (2, 1, 6, 6))
+    conv, linear = 2 * 40 * 16, 2 * 65 * 10  # mult-adds of two images, biases included
+    assert work == 2 * conv + 3 * linear
+    activations, params = 2 * (64 + 64 + 10), 40 + 650
+    assert moved == activations * 2 * 4 + params * 4 * 8
+
+
+def test_in_turn_measures_each_side(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+
+    def side(images, seconds):
+        while True:
+            clock[0] += seconds
+            yield images
+
+    found = bench.in_turn(side(10, 1.0), side(40, 0.5), seconds=4, rounds=3)
+    assert found["conventional_images_per_s"] == 10
+    assert found["images_per_s"] == 80
+    assert found["ratio"] == found["lowest_ratio"] == found["highest_ratio"] == 8
+
+
+def test_limits_are_measured():
+    assert bench.bandwidth() > 1e8
+    fp32 = bench.matrix_rate("fp32")
+    assert 1e8 < fp32 < 1e15
+
+
+def test_unknown_network(capsys):
+    assert main(["bench", "--only", "lenet"]) == 2
+    assert "Unknown network in the benchmark 'lenet'. Did you mean 'lenet5'?" in (
+        capsys.readouterr().err
+    )
+
+
+def test_saved_rows_come_back(tmp_path):
+    rows = [{"name": "a", "device": "Some CPU, 2 threads", "ratio": 2.0}]
+    bench.save_rows(rows, "speed")
+    (file,) = (tmp_path / "bench").glob("*.json")
+    assert file.name == "speed-some-cpu-2-threads.json"
+    assert set(json.loads(file.read_text())) == {"versions", "commit", "rows"}
+    assert bench.read_rows("speed") == rows
+    assert bench.read_rows("scaling") == []
+
+
+# ---------------------------------------------------------------------------- several processes
+
+
+def test_break_even_by_hand():
+    assert scaling.send_bytes(1_000_000, 2) == 4_000_000
+    assert scaling.send_bytes(1_000_000, 4) == 6_000_000
+    # 4 MB over 1 GB/s take 4 ms; an image takes 3 x 10 M mult-adds at 10 G a second, 3 ms.
+    assert scaling.break_even(10**6, 10**7, 2, rate=1e10, link=1e9) == pytest.approx(4 / 3)
+
+
+def test_scaling_needs_torchrun(capsys):
+    assert main(["scaling"]) == 2
+    assert "torchrun --nproc-per-node=2 -m common scaling" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------- classroom
+
+
+def test_a_class_of_two(monkeypatch, tmp_path):
+    monkeypatch.setenv("CNN_PROFILE", "smoke")
+    found = classroom.run_together(["99"], kernels=2)
+    assert found["error"].tolist() == ["", ""]
+    assert (found["private_MB"] > 50).all()
+    assert (found["seconds"] > 1).all()
+
+
+def test_a_class_that_fails_says_why():
+    found = classroom.run_together(["nosuch"], kernels=1)
+    assert "No notebook matches" in found["error"][0]
+    with pytest.raises(ValueError, match="kernels=0"):
+        classroom.run_together(["99"], kernels=0)
