@@ -12,6 +12,8 @@ from pathlib import Path
 
 from common import session
 
+TOGETHER = ("train", "scaling")  # the commands that several processes can share
+
 
 def list_models(options: argparse.Namespace) -> int:
     """Print every network with its size."""
@@ -98,15 +100,17 @@ def run_experiment(options: argparse.Namespace) -> int:
         for name, table in experiments.EXPERIMENTS.items():
             print(f"{name:14}{', '.join(dict.fromkeys(run.name for run in table))}")
         return 0
-    began = time.time()
+    experiments.runs_of(options.name, session.profile(), options.seeds, options.only)
     print(f"profile {session.profile()}, device {session.device().type}", flush=True)
     try:
         for _ in experiments.perform(options.name, seeds=options.seeds, only=options.only):
-            if options.save:
-                records.publish(since=began)
+            pass
     finally:
+        if options.save:
+            records.publish(experiment=options.name)
         table, _ = compare.table()
-        print("\n" + compare.text(table[table["experiment"] == options.name]))
+        if len(table):
+            print("\n" + compare.text(table[table["experiment"] == options.name]))
     return 0
 
 
@@ -114,10 +118,12 @@ def measure(options: argparse.Namespace) -> int:
     """Measure our training and loading against conventional ones, and against the machine."""
     from common import bench
 
+    if options.save and (options.only or options.quick):
+        raise ValueError("--save writes the whole benchmark: leave out --only and --quick.")
     seconds, rounds = (1.0, 3) if options.quick else (3.0, 5)
     rows = bench.networks(options.only, seconds=seconds, rounds=rounds, precision=options.precision)
     if not options.only:
-        rows += bench.loaders(seconds) + bench.starting()
+        rows += bench.loaders(seconds, rounds=rounds) + bench.starting()
     if options.save:
         bench.save_rows(rows, "speed")
     print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))
@@ -191,7 +197,7 @@ def run_course(options: argparse.Namespace) -> int:
 
 
 def draw_figures(options: argparse.Namespace) -> int:
-    """Redraw figures/ from the models and records, and the README's table of results."""
+    """Redraw figures/ from the models and records, and the tables of README and docs/."""
     from common import charts
 
     drawings = charts.everything()
@@ -325,6 +331,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
     try:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and options.command not in TOGETHER:
+            raise ValueError(f"torchrun works with {' and '.join(TOGETHER)}; start this one alone.")
         return options.run(options)
     except (ValueError, FileNotFoundError) as error:
         print(f"python -m common {options.command}: {error}", file=sys.stderr)

@@ -35,7 +35,7 @@ def everything() -> dict[str, str]:
     }
     drawings["timeline"] = timeline()
     results = compare.at_a_glance()
-    clothes = results[results["dataset"] == "fashion_mnist"]
+    clothes = results[(results["dataset"] == "fashion_mnist") & (results["profile"] == "laptop")]
     if len(clothes):
         title = "Fashion-MNIST, recorded runs on a laptop's budget: accuracy against "
         for cost, label in (
@@ -43,8 +43,8 @@ def everything() -> dict[str, str]:
             ("mult_adds", "mult-adds for one image"),
         ):
             drawings[f"accuracy_{cost}"] = scatter(clothes, cost, label, title + label)
-    if measured := [row for row in bench.read_rows("speed") if row.get("ratio")]:
-        drawings["speed"] = speed(measured)
+    if measured := [row for row in bench.read_rows("speed") if row["name"] != "start"]:
+        drawings["speed"] = speed([r for r in measured if r["device"] == measured[0]["device"]])
     return drawings
 
 
@@ -72,19 +72,24 @@ def experiments_table() -> str:
     """A Markdown table of the experiments: how many of their networks have a recorded run."""
     runs, _ = records.read_all(yours=False)
     lines = [
-        "| experiment | networks and variants | recorded, `laptop` | recorded, `full` |",
+        "| experiment | runs a seed | recorded, `laptop`, by seed | recorded, `full`, by seed |",
         "|---|---|---|---|",
     ]
     for name, table in experiments.EXPERIMENTS.items():
         known = runs[(runs["experiment"] == name) & ~runs["stand_in"].astype(bool)]
+        known = known.to_dict("records")
+        seeds = sorted({record["seed"] for record in known})
         cells = []
         for profile in ("laptop", "full"):
-            done = known[known["profile"] == profile]
-            ours = done[done["model"].isin([run.name for run in table])]
-            seeds = ours.groupby("model")["seed"].nunique().max() if len(ours) else 0
-            times = f", up to {seeds} seeds" if seeds > 1 else ""
-            count = ours["model"].nunique()
-            cells.append(f"{count} of {len(table)}{times}" if count else "not yet run")
+            counts = [
+                sum(
+                    experiments.recorded(name, run, profile, known)
+                    for run in experiments.runs_of(name, profile, [seed])
+                )
+                for seed in seeds
+            ]
+            done = [f"{count} of {len(table)}" for count in counts if count]
+            cells.append(" + ".join(done) if done else "not yet run")
         lines.append(f"| `{name}` | {len(table)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -134,7 +139,8 @@ def timeline() -> str:
 def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
     """Test accuracy (%) against the column `cost` (logarithmic), a point a row, named by model."""
     x0, x1 = math.log10(frame[cost].min()) - 0.25, math.log10(frame[cost].max()) + 0.35
-    low, high = math.floor(frame["accuracy"].min()), math.ceil(frame["accuracy"].max())
+    low = math.floor(frame["accuracy"].min())
+    high = max(math.ceil(frame["accuracy"].max()), low + 1)
     across = (WIDTH - LEFT - RIGHT) / (x1 - x0)
     up = (HEIGHT - TOP - BOTTOM) / (high - low)
     floor = HEIGHT - BOTTOM
@@ -156,7 +162,7 @@ def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
         y = floor - (row.accuracy - low) * up
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{COLOURS[0]}"/>')
         parts.append(
-            f'<text x="{x + 9:.1f}" y="{y - 7:.1f}" text-anchor="start">{row.model}</text>'
+            f'<text x="{x + 9:.1f}" y="{y - 7:.1f}" text-anchor="start">{escape(row.model)}</text>'
         )
         told.append(f"{row.model} {row.accuracy:.1f} % at {getattr(row, cost):,}")
     middle = (TOP + floor) / 2
@@ -171,7 +177,7 @@ def speed(rows: list[dict]) -> str:
     """How many times as fast as the conventional way: a bar a row of the benchmark."""
     line, left = 21, 230
     height = TOP + line * len(rows) + BOTTOM
-    across = (WIDTH - left - 70) / math.log10(max(row["ratio"] for row in rows))
+    across = (WIDTH - left - 70) / math.log10(max(1.1, *(row["ratio"] for row in rows)))
     floor = height - BOTTOM + 6
     parts, told = [], []
     for times in (1, 2, 5, 10, 20, 50, 100):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -9,11 +10,18 @@ import torch
 from common import parallel, session
 from common.config import Config
 
+KEYS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")
+
 
 def checkpoint_file(name: str, config: Config) -> Path:
     """The file for a training of this name and configuration, in the runs folder."""
-    digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
-    return session.runs_folder() / "checkpoints" / f"{name}-{digest}.pt"
+    name = f"{name}-{digest(repr(config).encode())}.pt"
+    return session.runs_folder() / "checkpoints" / re.sub(r"[^\w .+=-]", "_", name)
+
+
+def digest(content: bytes) -> str:
+    """Eight characters that differ where the content does."""
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def save_checkpoint(path: Path | None, task: dict, **state) -> None:
@@ -24,7 +32,7 @@ def save_checkpoint(path: Path | None, task: dict, **state) -> None:
     if path is None or parallel.rank() > 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    fresh = path.with_suffix(".tmp")  # what a killed process leaves is overwritten by the next
     try:
         torch.save({"task": task, **state}, fresh)
         os.replace(fresh, path)
@@ -57,10 +65,11 @@ def read_checkpoint(path: Path) -> dict | None:
     try:
         # Weights only: a checkpoint that came from elsewhere cannot run code here.
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        saved["task"], saved["weights"], saved["history"]
+        if missing := {*KEYS} - {*saved}:
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise ValueError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}). "
+            f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:80]}). "
             "Delete it to start the training anew."
         ) from error
     return saved

@@ -24,36 +24,39 @@ def run_together(notebooks: list[str], kernels: int) -> pd.DataFrame:
         raise ValueError(f"kernels={kernels}; expected 1 or more.")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        students = []
-        for i in range(kernels):
-            own = Path(folder) / str(i)
-            command = [sys.executable, "-m", "common", "run", *notebooks, "--out", str(own)]
-            students.append(
-                subprocess.Popen(
-                    command,
-                    env=os.environ | {"CNN_RUNS": str(own / "runs")},
-                    cwd=session.HOME,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
+        folders = [Path(folder) / str(i) for i in range(kernels)]
+        students = [enter(notebooks, own) for own in folders]
         seconds, private = [0.0] * kernels, [0.0] * kernels
-        while not all(seconds):
-            for i, student in enumerate(students):
-                if not seconds[i]:
-                    private[i] = max(private[i], private_bytes(student.pid))
-                    if student.poll() is not None:
-                        seconds[i] = time.perf_counter() - start
-            time.sleep(0.5)
-        said = [student.communicate()[0] for student in students]
-    return pd.DataFrame(
-        {
-            "seconds": seconds,
-            "private_MB": [size / 1e6 for size in private],
-            "error": [text if s.returncode else "" for text, s in zip(said, students, strict=True)],
-        }
-    )
+        try:
+            while not all(seconds):
+                for i, student in enumerate(students):
+                    if not seconds[i]:
+                        private[i] = max(private[i], private_bytes(student.pid))
+                        if student.poll() is not None:
+                            seconds[i] = time.perf_counter() - start
+                time.sleep(0.5)
+        finally:
+            for student in students:
+                student.terminate()
+        errors = [
+            f"exit code {student.returncode}: {(own / 'said.txt').read_text()}"
+            if student.returncode
+            else ""
+            for student, own in zip(students, folders, strict=True)
+        ]
+    private_mb = [size / 1e6 for size in private]
+    return pd.DataFrame({"seconds": seconds, "private_MB": private_mb, "error": errors})
+
+
+def enter(notebooks: list[str], own: Path) -> subprocess.Popen:
+    """One student: a process that runs the notebooks, with a folder of its own."""
+    own.mkdir()
+    command = [sys.executable, "-m", "common", "run", *notebooks, "--out", str(own)]
+    environment = os.environ | {"CNN_RUNS": str(own / "runs")}
+    with open(own / "said.txt", "w", encoding="utf-8") as said:
+        return subprocess.Popen(
+            command, env=environment, cwd=session.HOME, stdout=said, stderr=subprocess.STDOUT
+        )
 
 
 def private_bytes(pid: int) -> int:

@@ -20,9 +20,10 @@ YEARS = {
     "mobilenet": 2017,
 }
 GROUP = ["model", "params", "dataset", "source", "experiment", "profile", "image_size"]
-GROUP += ["train_images", "epochs", "origin"]
+GROUP += ["train_images", "origin"]
 COLUMNS = [
     *GROUP,
+    "epochs",
     "mult_adds",
     "accuracy",
     "std",
@@ -59,6 +60,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         runs.assign(settings=settings)
         .groupby([*GROUP, "settings"], sort=False)
         .agg(
+            epochs=("epochs", "mean"),  # early stopping may end runs of one group at different ones
             mult_adds=("mult_adds", "first"),
             accuracy=("test_accuracy", lambda shares: 100 * shares.mean()),
             std=("test_accuracy", lambda shares: 100 * shares.std()),
@@ -166,7 +168,7 @@ def at_a_glance() -> pd.DataFrame:
     """The README's table: the best recorded run of each model on real images, by data set."""
     runs, _ = records.read_all(yours=False)
     frame = grouped(runs[~runs["stand_in"].astype(bool)])
-    return frame.drop_duplicates(["model", "dataset"]).reset_index(drop=True)
+    return frame.drop_duplicates(["model", "dataset", "source"]).reset_index(drop=True)
 
 
 def text(frame: pd.DataFrame) -> str:
@@ -179,16 +181,17 @@ def text(frame: pd.DataFrame) -> str:
 def markdown(frame: pd.DataFrame) -> str:
     """Rows of `grouped` as a Markdown table."""
     lines = [
-        "| model | data set | image | training images | epochs | parameters | mult-adds | "
+        "| model | data set | source | image | training images | epochs | parameters | mult-adds | "
         "test accuracy (%) | s an epoch | machine |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in frame.itertuples():
         spread = f" ± {row.std:.2f} (n = {row.n})" if row.n > 1 else ""
         lines.append(
-            f"| {row.model} | {row.dataset} | {row.image_size} | {row.train_images:,} | "
-            f"{row.epochs} | {row.params:,} | {row.mult_adds / 1e6:,.1f} M | "
-            f"{row.accuracy:.2f}{spread} | {row.seconds_an_epoch:.1f} | {row.machine} |"
+            f"| {row.model} | {row.dataset} | {row.source} | {row.image_size} | "
+            f"{row.train_images:,} | {row.epochs:g} | {row.params:,} | "
+            f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f}{spread} | "
+            f"{row.seconds_an_epoch:.1f} | {row.machine} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from common.data import AUGMENTATIONS
 from common.names import unknown
@@ -52,6 +53,10 @@ class Config:
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise ValueError(unknown("augmentation", name, AUGMENTATIONS))
+        for name in ("epochs", "seed", "image_size", "train_images", "patience"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise ValueError(f"{name}={value!r}; expected a whole number.")
         for name, fits, expected in (
             ("epochs", self.epochs >= 1, "1 or more"),
             ("lr", 0 < self.lr < math.inf, "a number above 0, such as 1e-3"),
@@ -62,7 +67,7 @@ class Config:
             ("image_size", self.image_size is None or self.image_size >= 1, "1 or more, or None"),
             ("train_images", self.train_images is None or self.train_images >= 1, "1 or more"),
             ("validation", 0 < self.validation < 1, "a share between 0 and 1, such as 0.2"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", 0 <= self.seed < 2**43, "0 or more and less than 2**43"),
         ):  # fmt: skip
             if not fits:
                 raise ValueError(f"{name}={getattr(self, name)}; expected {expected}.")
@@ -70,15 +75,23 @@ class Config:
             raise ValueError(
                 f"batch_size={self.batch_size}: the stages' epochs must add up to {self.epochs}."
             )
-        if min(size for _, size in self.stages) < 1:
-            raise ValueError(f"batch_size={self.batch_size}; expected 1 or more images a batch.")
+        if not all(isinstance(n, Integral) and n >= 1 for stage in self.stages for n in stage):
+            raise ValueError(
+                f"batch_size={self.batch_size}; expected a whole number of images, 1 or more, or "
+                "stages such as ((5, 32), (5, 128)): epochs and images a batch."
+            )
         if self.schedule == "multistep" and not self.milestones:
             raise ValueError("schedule='multistep' needs milestones, such as (30, 40).")
 
     @property
+    def evaluation_batch(self) -> int:
+        """Images a batch when nothing is trained: twice as many fit, for no gradients are kept."""
+        return min(2 * max(size for _, size in self.stages), 512)
+
+    @property
     def stages(self) -> tuple[tuple[int, int], ...]:
         """The batch sizes as ((epochs, size), …)."""
-        if isinstance(self.batch_size, int):
+        if isinstance(self.batch_size, (Integral, float)):
             return ((self.epochs, self.batch_size),)
         return tuple(self.batch_size)
 

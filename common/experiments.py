@@ -51,16 +51,15 @@ class Run:
 A = Config(epochs=5, batch_size=64, lr=1e-4, weight_decay=1e-3, patience=3, image_size=224)
 A_LENET = replace(A, image_size=32)
 SHORT = {"epochs": 2, "train_images": 6_000, "image_size": 96}  # for nets that take any size
-SMALL_VGG = {"epochs": 2, "train_images": 3_000}
 
 # ----------------------------------------------------------------------------------- report C
 C = Config(epochs=50, batch_size=64, optimizer="sgd", lr=1e-3, image_size=32)
 C_FLIPS = replace(C, augment=("flip",))
 C_STAGES = replace(C_FLIPS, batch_size=((20, 32), (20, 128), (10, 256)))
 C_RATES = replace(C_STAGES, lr=0.05, schedule="multistep", milestones=(20, 40))
-Cifar = partial(
-    Run, dataset="cifar10", laptop={"epochs": 3, "train_images": 4_000, "batch_size": 64}
-)
+C_LAPTOP = {"epochs": 3, "train_images": 4_000}
+C_SHORT = C_LAPTOP | {"batch_size": ((1, 32), (1, 128), (1, 256))}
+Cifar = partial(Run, dataset="cifar10", laptop=C_LAPTOP)
 
 # ----------------------------------------------------------------------------------- report D
 D = Config(epochs=5, batch_size=128, optimizer="adamw", lr=1e-3, image_size=56, seed=42)
@@ -129,8 +128,9 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Cifar("alexnet_cifar", C),
         Cifar("alexnet_cifar_dropout", C),
         Cifar("alexnet_cifar_dropout", C_FLIPS, label="with flips"),
-        Cifar("alexnet_cifar_dropout", C_STAGES, label="batch size in stages"),
-        Cifar("alexnet_cifar_dropout", C_RATES, label="stages, lr 0.05, 0.005, 0.0005"),
+        Cifar("alexnet_cifar_dropout", C_STAGES, label="batch size in stages", laptop=C_SHORT),
+        Cifar("alexnet_cifar_dropout", C_RATES, label="stages, lr 0.05, 0.005, 0.0005",
+              laptop=C_SHORT | {"milestones": (1, 2)}),
         Cifar("alexnet_cifar_plain", C, options={"activation": nn.Sigmoid}, label="sigmoid"),
         Cifar("alexnet_cifar", C, options={"activation": nn.Sigmoid}, label="sigmoid with BN"),
         Cifar("alexnet_cifar", replace(C, optimizer="adam"), label="Adam"),
@@ -182,17 +182,24 @@ def runs_of(
     ]
 
 
-def recorded(experiment: str, run: Run, data: ImageSet, known: list[dict]) -> bool:
-    """Whether one of the `known` records is of this very run."""
+def recorded(
+    experiment: str, run: Run, profile: str, known: list[dict], source: str | None = None
+) -> bool:
+    """Whether one of the `known` records is of this very run, on images from this source or any."""
     wanted = {
         "experiment": experiment,
         "model": run.name,
-        "dataset": data.name,
-        "source": data.source,
-        "profile": session.profile(),
+        "dataset": run.dataset,
+        "profile": profile,
         "config": records.as_json(run.config),
-    }
-    return any(all(record[k] == v for k, v in wanted.items()) for record in known)
+    } | ({"source": source} if source else {})
+    found = [record for record in known if all(record[k] == v for k, v in wanted.items())]
+    if not found:
+        return False
+    channels = 3 if run.dataset == "cifar10" else 1
+    model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **run.options)
+    params = sum(p.numel() for p in model.parameters())
+    return any(record["params"] == params for record in found)
 
 
 def train_and_judge(
@@ -216,7 +223,7 @@ def train_and_judge(
     if parallel.rank() > 0:
         return history, None, None
     test, record = records.judge(name, model, data, config, history, experiment=experiment)
-    file.unlink()
+    file.unlink(missing_ok=True)
     return history, test, record
 
 
@@ -235,8 +242,10 @@ def perform(
     known = records.read_all()[0].to_dict("records")
     images = {}
     for run in runs_of(experiment, session.profile(), seeds, only):
-        data = images.setdefault(run.dataset, load(run.dataset))
-        if recorded(experiment, run, data, known):
+        if run.dataset not in images:
+            images[run.dataset] = load(run.dataset)
+        data = images[run.dataset]
+        if recorded(experiment, run, session.profile(), known, data.source):
             say(f"recorded already: {run.name}, seed {run.config.seed}")
         else:
             left.append((run, data))

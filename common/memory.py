@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from common import session
+from common import parallel, session
 from common.data import Batches
 
 # How the allocators of PyTorch and C++ say it, and what oneDNN says when it gets none.
@@ -29,15 +29,16 @@ def explained(
         optimizer.zero_grad()
         peak = session.peak_memory_bytes()
         used = f", of {peak / 1e9:.1f} GB used at most" if peak else ""
-        fits = largest_batch(model, optimizer, batches, precision)
-        advice = (
-            f"the largest batch that fits here has {fits} images: try batch_size={fits} or less"
-            if fits
-            else "not even one image fits: try a smaller image_size or a narrower net"
-        )
+        said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        advice = "try a smaller one"
+        if parallel.ranks() == 1:  # else the other processes wait for gradients
+            fits = largest_batch(model, optimizer, batches, precision)
+            advice = f"the largest batch that fits has {fits} images: try batch_size={fits} or less"
+            if fits == 0:
+                advice = "not even one image fits: try a smaller image_size or a narrower net"
         raise MemoryError(
             f"Out of memory with batch_size={batches.batch_size} on the "
-            f"{batches.device.type}{used}; {advice}."
+            f"{batches.device.type}{used} ({said}); {advice}."
         ) from None
 
 

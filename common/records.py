@@ -136,7 +136,7 @@ def judge(
 
     Returns the evaluation and the record.
     """
-    batches = Batches(data, "test", 512, size=config.image_size)
+    batches = Batches(data, "test", config.evaluation_batch, size=config.image_size)
     test = evaluate(model, batches, history.precision)
     record = make(name, model, data, config, history, test, experiment=experiment)
     save(record)
@@ -191,14 +191,20 @@ def without_nan(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def publish(since: float) -> None:
-    """Copy your records written after the time `since` (seconds since 1970) to results/.
+def publish(*, since: float = 0.0, experiment: str | None = None) -> None:
+    """Copy your records to results/: those written after `since` (seconds since 1970), or those of
+    one experiment.
 
-    What was trained on the command line stays yours.
+    What was trained on the command line stays yours, and so does what cannot be read.
     """
     for path in sorted((session.runs_folder() / "records").glob("*.json")):
-        record = read_record(path)
-        if path.stat().st_mtime >= since and record["experiment"] != "command line":
+        if path.stat().st_mtime < since:
+            continue
+        try:
+            record = read_record(path)
+        except ValueError:
+            continue
+        if record["experiment"] == (experiment or record["experiment"]) != "command line":
             save(record, RESULTS)
 
 

@@ -1,12 +1,12 @@
 """What this machine is: its device, its number format, its profile, its folders, its commit."""
 
+import contextlib
 import ctypes
 import functools
 import html
 import os
 import subprocess
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
@@ -92,7 +92,7 @@ def precision(wanted: str = "auto", kind: str | None = None) -> str:
     return available[0]
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """The context in which convolutions and matrix products run in `precision`."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
@@ -198,13 +198,25 @@ def describe() -> None:
     print(f"device: {where}\nprecision: {precision()}   profile: {profile()}")
 
 
+def reset_peak_memory() -> None:
+    """Let `peak_memory_bytes` start anew from what is in use now, where the system can do that."""
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
+
+
 def peak_memory_bytes() -> int | None:
-    """Most memory used so far: on the GPU by tensors, on a CPU by the whole process."""
+    """Most memory used since the reset: on the GPU by tensors, on a CPU by the whole process."""
     if device().type == "cuda":
         return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text().splitlines()
+        (peak,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
+        return int(peak) * 1024
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from common import memory, parallel, plot, probe, sentinel, session
-from common.checkpoints import load_checkpoint, save_checkpoint
+from common.checkpoints import digest, load_checkpoint, save_checkpoint
 from common.config import Config
 from common.data import Batches, ImageSet, batch_sizes, split
 
@@ -83,17 +84,21 @@ def fit(
 
     # --- the model and its optimizer
     session.recycle_memory()
+    session.reset_peak_memory()
     device = session.device()
     model.to(device, memory_format=memory_format(model))
     net = parallel.averaging(model)  # the model itself, unless torchrun started several processes
     optimizer = make_optimizer(model, config)
     history = History(precision=session.precision(config.precision))
     scaler = torch.amp.GradScaler(device.type, enabled=history.precision == "fp16")
-    best_weights = model.state_dict()
+    best_weights = model.state_dict()  # of no epoch yet: these are the model's own tensors
 
-    params = sum(p.numel() for p in model.parameters())
-    network = f"{type(model).__name__} with {params:,} parameters"
-    task = {"network": network, "data set": data.name, "images": data.source} | asdict(config)
+    task = asdict(config) | {
+        "network": f"{type(model).__name__} {digest(repr(model).encode())}",
+        "data set": f"{data.name} from {data.source} {digest(data.train.labels.numpy().tobytes())}",
+        "arithmetic": history.precision,
+        "processes": parallel.ranks(),
+    }
     if saved := load_checkpoint(checkpoint, task):
         history, best_weights = History(**saved["history"]), saved["best_weights"]
         model.load_state_dict(saved["weights"])
@@ -103,7 +108,8 @@ def fit(
             print(f"Going on after epoch {len(history.epochs)}, from {checkpoint}.")
 
     curve = plot.LiveCurve() if show and session.in_notebook() else None
-    bar = tqdm(total=steps(batches, config), unit="batch", leave=False, disable=not show)
+    watched = show and (session.in_notebook() or sys.stderr.isatty())  # no bars in log files
+    bar = tqdm(total=steps(batches, config), unit="batch", leave=False, disable=not watched)
     bar.update(len(history.batch_losses))
     while not finished(history, config):
         epoch = len(history.epochs)
@@ -169,22 +175,24 @@ def train_epoch(
     torch.manual_seed(seed + 1_009 * parallel.rank())  # dropout: anew each epoch, and repeatable
     net.train()
     batches.batch_size = config.batch_size_at(epoch)
+    sizes = batches.sizes
     losses, correct = [], torch.zeros((), device=batches.device)
     for step, (x, y) in enumerate(batches.epoch(epoch)):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr_at(epoch + step / len(batches))
-        weight = len(y) / batches.sizes[step]  # this process's part of the batch: all of it alone
+            group["lr"] = config.lr_at(epoch + step / len(sizes))
+        share = len(y) / sizes[step]  # of the batch: 1, unless several processes share it
         with session.autocast(batches.device, precision):
             outputs = net(x)
             loss = loss_of(outputs, y, config.label_smoothing)
         optimizer.zero_grad()
-        scaler.scale(loss * weight * parallel.ranks()).backward()
+        # Several processes take the mean of their gradients; times their number, it is the sum.
+        scaler.scale(loss * share * parallel.ranks()).backward()
         scaler.step(optimizer)
         scaler.update()
         if isinstance(outputs, tuple):  # validation has the main loss alone: keep that one
             loss = loss_of(main_output(outputs), y, config.label_smoothing)
         # Only tensors are kept here: reading a value (.item()) would make the CPU wait.
-        losses.append(loss.detach() * weight)
+        losses.append(loss.detach() * share)
         correct += (main_output(outputs).argmax(1) == y).sum()
         bar.update()
     accuracy = parallel.total(correct).item() / len(batches.indices)
@@ -194,10 +202,17 @@ def train_epoch(
 def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
     """The batches to train on and those held out for validation, this process's share of each."""
     train_ids, val_ids = split(len(data.train), config.validation, config.seed)
+    ranks = parallel.ranks()
     if config.train_images:
-        val_ids = val_ids[: max(config.train_images * len(val_ids) // len(train_ids), 1)]
+        val_ids = val_ids[: max(config.train_images * len(val_ids) // len(train_ids), ranks)]
         train_ids = train_ids[: config.train_images]
-    shared = {"size": config.image_size, "share": (parallel.rank(), parallel.ranks())}
+    for _, size in config.stages:
+        if ranks > 1 and size < 2 * ranks:
+            raise ValueError(
+                f"batch_size={size} for {ranks} processes; expected two images or more for each: "
+                f"{2 * ranks}."
+            )
+    shared = {"size": config.image_size, "share": (parallel.rank(), ranks)}
     batches = Batches(
         data,
         "train",
@@ -207,7 +222,7 @@ def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
         augment=config.augment,
         **shared,
     )
-    return batches, Batches(data, "train", 512, indices=val_ids, **shared)
+    return batches, Batches(data, "train", config.evaluation_batch, indices=val_ids, **shared)
 
 
 def steps(batches: Batches, config: Config) -> int:
@@ -246,8 +261,8 @@ def take_note(
     epoch = len(history.epochs)
     losses = history.batch_losses[-len(batches) :]
     if not history.notes or not all(map(math.isfinite, losses)):  # say it once
-        batch = next(batches.epoch(epoch - 1))
-        for note in sentinel.diagnose(model, losses, batch, n_classes):
+        x, y = next(batches.epoch(epoch - 1))
+        for note in sentinel.diagnose(model, losses, (x[:64], y[:64]), n_classes):
             history.notes.append(note)
             if parallel.rank() == 0:
                 session.notice(f"After epoch {epoch}: {note}")

@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from common import bench, classroom, data, probe, records, scaling, session, zoo
+from common import bench, charts, classroom, data, probe, records, scaling, session, zoo
 from common.__main__ import main
 
 KEYS = {
     "name", "image_size", "batch_size", "conventional_images_per_s", "images_per_s", "ratio",
     "precision", "device", "work", "lowest_ratio", "highest_ratio", "rounds",
 }  # fmt: skip
+SPREAD = {"lowest_ratio", "highest_ratio", "rounds"}
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +24,8 @@ def digits(monkeypatch, tmp_path):
 
 def test_a_row_for_training_and_one_for_evaluation():
     training, evaluation = bench.networks(["lenet5"], seconds=0.05, rounds=2)
-    assert set(evaluation) == KEYS
-    assert set(training) > KEYS
+    assert set(evaluation) == KEYS | {"share_of_limit"}
+    assert set(training) > set(evaluation)
     assert (training["work"], evaluation["work"]) == ("training", "evaluation")
     assert (training["name"], training["image_size"], training["batch_size"]) == ("lenet5", 28, 128)
     for row in (training, evaluation):
@@ -94,9 +95,20 @@ def test_limits_are_measured():
 
 def test_unknown_network(capsys):
     assert main(["bench", "--only", "lenet"]) == 2
-    assert "Unknown network in the benchmark 'lenet'. Did you mean 'lenet5'?" in (
-        capsys.readouterr().err
-    )
+    assert "Unknown model 'lenet'. Did you mean 'lenet5'?" in capsys.readouterr().err
+
+
+def test_any_network_of_the_zoo_can_be_measured():
+    training, _ = bench.networks(["lenet5_bn"], seconds=0.01, rounds=1)
+    assert (training["image_size"], training["batch_size"]) == (32, 64)
+
+
+def test_rows_about_the_start_have_the_same_columns(monkeypatch):
+    monkeypatch.setattr(bench, "timed", lambda code: 2.0 if "bench" in code else 1.0)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    rows = bench.starting() + bench.loaders(seconds=0.01, sizes=(28,))
+    assert all(set(row) >= {*KEYS, "share_of_limit"} - SPREAD for row in rows)
+    assert [row["ratio"] for row in rows[:2]] == [1.0, 2.0]
 
 
 def test_saved_rows_come_back(tmp_path):
@@ -109,7 +121,31 @@ def test_saved_rows_come_back(tmp_path):
     assert bench.read_rows("scaling") == []
 
 
+def test_save_is_for_the_whole_benchmark(capsys):
+    assert main(["bench", "--quick", "--save"]) == 2
+    assert "leave out --only and --quick" in capsys.readouterr().err
+
+
+def test_the_chart_of_speed_shows_each_row():
+    row = {"name": "lenet5", "image_size": 28, "work": "training", "device": "Some CPU & co"}
+    drawn = charts.speed([row | {"ratio": 10.0}, row | {"ratio": 1.0, "work": "evaluation"}])
+    widths = [float(part.split('"')[0]) for part in drawn.split('width="')[3:]]
+    assert widths[0] > 100 * widths[1] > 0
+    assert "lenet5 at 28, training 10.0 times" in drawn
+    assert "Some CPU &amp; co" in drawn
+
+
 # ---------------------------------------------------------------------------- several processes
+
+
+def test_the_table_of_scaling():
+    row = {
+        "name": "a", "image_size": 8, "params": 10**6, "mult_adds": 10**7, "batch_size": 64,
+        "processes": 2, "compute_s": 0.2, "send_s": 0.3, "step_s": 0.41, "rate": 1e10, "link": 1e9,
+    }  # fmt: skip
+    *_, line = scaling.scaling_markdown([row]).splitlines()
+    assert line.startswith("| a at 8 | 1,000,000 | 10.0 M | 32 | 0.200 | 0.300 |")
+    assert line.endswith("| 0.300 to 0.500 | 0.410 | 1.3 |")
 
 
 def test_break_even_by_hand():

@@ -32,6 +32,9 @@ def lenet():
     return zoo.build("lenet5_bn")  # with dropout and running statistics
 
 
+STATE = {"weights": {}, "best_weights": {}, "optimizer": {}, "scaler": {}}
+
+
 class PowerCut(Exception):
     """Ends a training where it stands."""
 
@@ -153,6 +156,27 @@ def test_another_networks_file_is_refused(digits, tmp_path):
         fit(zoo.build("alexnet_cifar", 1), digits, config, show=False, checkpoint=file)
 
 
+@pytest.mark.parametrize("change", ["layers", "images", "precision"])
+def test_another_net_of_the_same_size_or_other_images_are_refused(digits, tmp_path, change):
+    file = tmp_path / "run.pt"
+    config = replace(CONFIG, epochs=1, precision="auto")
+    fit(lenet(), digits, config, show=False, checkpoint=file)
+    model, images = lenet(), digits
+    if change == "layers":
+        (name, *_) = [n for n, m in model.named_children() if isinstance(m, torch.nn.ReLU)]
+        setattr(model, name, torch.nn.Sigmoid())
+    if change == "images":
+        labels = digits.train.labels.roll(1)
+        images = replace(digits, train=data.Images(digits.train.images, labels))
+    if change == "precision":
+        state = torch.load(file)
+        state["task"]["arithmetic"] = "fp16"
+        torch.save(state, file)
+    expected = {"layers": "network", "images": "data set", "precision": "arithmetic"}[change]
+    with pytest.raises(ValueError, match=f"{expected} was"):
+        fit(model, images, config, show=False, checkpoint=file)
+
+
 @pytest.mark.parametrize("spoil", ["cut", "empty", "text"])
 def test_a_damaged_file_is_named(digits, tmp_path, spoil):
     file = tmp_path / "run.pt"
@@ -165,7 +189,7 @@ def test_a_damaged_file_is_named(digits, tmp_path, spoil):
 
 def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     file = tmp_path / "run.pt"
-    save_checkpoint(file, {}, weights={}, history={"epoch": 1})
+    save_checkpoint(file, {}, **STATE, history={"epoch": 1})
 
     def full(state, path):
         path.write_bytes(b"half")
@@ -173,7 +197,7 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(file, {}, weights={}, history={"epoch": 2})
+        save_checkpoint(file, {}, **STATE, history={"epoch": 2})
     assert load_checkpoint(file, {})["history"] == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 

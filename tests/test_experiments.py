@@ -1,9 +1,11 @@
 """The experiments: the tables follow the reports, and a table is performed once, whatever fails."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from common import data, probe, records, reports, session, zoo
+from common import data, experiments, probe, records, reports, session, zoo
 from common.__main__ import main
 from common.experiments import EXPERIMENTS, perform, runs_of
 
@@ -34,10 +36,13 @@ def test_every_run_fits_its_network(name, run):
         probe.check_fits(model, (1, channels, size, size))
 
 
-def test_names_within_an_experiment_are_unique():
-    for table in EXPERIMENTS.values():
-        names = [run.name for run in table]
-        assert len(set(names)) == len(names)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_two_runs_of_an_experiment_are_the_same(name):
+    """In `smoke` they may be: there one epoch of every net has to do."""
+    for profile in ("laptop", "full"):
+        runs = runs_of(name, profile)
+        assert len({run.name for run in runs}) == len(runs)
+        assert len({(run.model, str(run.options), run.config) for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize("result", reports.REPORTED, ids=lambda r: f"{r.report}-{r.model}")
@@ -96,6 +101,37 @@ def test_performs_records_and_skips():
     again, said = performed(seeds=[1, 2, 3])
     assert [r["seed"] for r in again] == [3, 3]
     assert sum(line.startswith("recorded already") for line in said) == 4
+
+
+def test_another_width_or_setting_is_not_recorded_yet():
+    (record, *_), _ = performed(seeds=[1])
+    (run, _) = runs_of("report-d", "smoke", [1], ["lenet5"])
+    assert experiments.recorded("report-d", run, "smoke", [record])
+    assert not experiments.recorded("report-d", run, "laptop", [record])
+    assert not experiments.recorded("report-d", run, "smoke", [record], source="another copy")
+    for changed in (
+        replace(run, options={"image_size": 54}),  # more parameters
+        replace(run, config=replace(run.config, lr=0.1)),
+        replace(run, label="at night"),
+    ):
+        assert not experiments.recorded("report-d", changed, "smoke", [record])
+
+
+def test_publishes_the_experiments_records_whenever_they_were_made(capsys):
+    performed(seeds=[5])
+    performed("report-a", ["lenet5_bn"])
+    (session.runs_folder() / "records/damaged.json").write_text("{")
+    assert main(["experiment", "report-d", "--only", "lenet5", "--seeds", "5", "--save"]) == 0
+    kept = [records.read_record(path) for path in records.RESULTS.glob("*.json")]
+    assert [record["experiment"] for record in kept] == ["report-d"] * 2
+
+
+def test_what_the_command_line_trained_is_not_published():
+    words = ["train", "lenet5", "--dataset", "digits", "--epochs", "1", "--train-images", "100"]
+    assert main(words) == 0
+    assert len(list((session.runs_folder() / "records").glob("*.json"))) == 1
+    records.publish()
+    assert not list(records.RESULTS.glob("*.json"))
 
 
 def test_goes_on_after_a_failure_and_names_it(monkeypatch):

@@ -10,7 +10,7 @@ from common import memory, session
 
 # The address space is limited to what is in use when training starts, and `spare` MB.
 TRAINING = """
-import pathlib, resource, torch
+import dataclasses, pathlib, resource, torch
 from common import data, zoo
 from common.config import Config
 from common.train import fit
@@ -26,8 +26,12 @@ resource.setrlimit(resource.RLIMIT_AS, (used + {spare} * 10**6,) * 2)
 try:
     fit(model, digits, config, show=False)
 except MemoryError as error:
-    print(error)
+    error_text = str(error)
+    print(error_text)
 assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before))
+size = int(error_text.split("try batch_size=")[1].split()[0])
+fit(model, digits, dataclasses.replace(config, batch_size=size), show=False)
+print("trained with", size)
 """
 
 
@@ -48,6 +52,7 @@ def test_names_the_batch_the_peak_and_what_would_fit():
     assert "GB used at most" in text
     size = int(text.split("try batch_size=")[1].split()[0])
     assert 8 < size < 900
+    assert f"trained with {size}" in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from common.config import Config
 from common.train import fit
 
 TRAINING = """
-import sys
+import pathlib
 import torch
 from common import data, parallel, zoo
 from common.config import Config
@@ -24,9 +24,10 @@ with parallel.joined():
     torch.manual_seed(7 + parallel.rank())  # the first process's weights count
     model = zoo.build({network!r})
     {fault}
-    history = fit(model, data.load("digits"), Config(**{config}), show=False)
+    file = pathlib.Path({folder!r}, "run.checkpoint")
+    history = fit(model, data.load("digits"), Config(**{config}), show=False, checkpoint=file)
     assert parallel.ranks() == 2
-    torch.save([model.state_dict(), history.epochs], f"{folder}/{{parallel.rank()}}.pt")
+    torch.save([model.state_dict(), history.epochs], f"{{file.parent}}/{{parallel.rank()}}.pt")
 """
 
 CONFIG = {
@@ -52,7 +53,9 @@ def torchrun(*arguments: str, env: dict | None = None) -> subprocess.CompletedPr
 def script(tmp_path, network: str, fault: str = "", **settings) -> str:
     path = tmp_path / "training.py"
     config = CONFIG | settings
-    path.write_text(TRAINING.format(network=network, config=config, folder=tmp_path, fault=fault))
+    path.write_text(
+        TRAINING.format(network=network, config=config, folder=str(tmp_path), fault=fault)
+    )
     return str(path)
 
 
@@ -115,6 +118,29 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
+    """The second process fails in the second epoch; a second start goes on after the first."""
+    fault = """
+    def fail(module, inputs, calls=[]):
+        calls.append(1)
+        if parallel.rank() == 1 and module.training and sum(calls) > 12:
+            raise LookupError
+    model.register_forward_pre_hook(fail)
+    """
+    folders = [tmp_path / name for name in ("whole", "stopped")]
+    for folder in folders:
+        folder.mkdir()
+    assert torchrun(script(folders[0], "lenet5")).returncode == 0
+    assert torchrun(script(folders[1], "lenet5", fault=fault)).returncode != 0
+    saved = torch.load(folders[1] / "run.checkpoint")
+    assert len(saved["history"]["epochs"]) == 1
+    run = torchrun(script(folders[1], "lenet5"))
+    assert run.returncode == 0, run.stderr[-3000:]
+    (expected, _), (found, rows) = (torch.load(folder / "1.pt") for folder in folders)
+    assert len(rows) == 2
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_the_command_line_trains_and_records_once(runs):
     words = ["-m", "common", "train", "lenet5", "--dataset", "digits", "--image-size", "28"]
     words += ["--epochs", "1", "--train-images", "200", "--batch-size", "40", "--json"]
@@ -154,6 +180,18 @@ def test_shares_make_up_each_batch(n, batch_size, ranks):
         for rank, part in enumerate(parts):
             joined[rank::ranks] = part
         assert torch.equal(joined, expected)
+
+
+def test_every_stage_has_two_images_for_each_process(tmp_path):
+    run = torchrun(script(tmp_path, "lenet5", batch_size=((1, 50), (1, 3))))
+    assert run.returncode != 0
+    assert "batch_size=3 for 2 processes; expected two images or more for each: 4" in run.stderr
+
+
+def test_commands_that_cannot_be_shared_say_so():
+    run = torchrun("-m", "common", "bench")
+    assert run.returncode != 0
+    assert "torchrun works with train and scaling" in run.stderr
 
 
 def test_too_few_images_for_the_processes():

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import probe, zoo
-from common.shapes import ShapesOnly
+from common.shapes import ShapesOnly, pair
 
 # An even kernel with padding="same" makes torch warn that it pads one side more: as it should.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -327,7 +327,7 @@ class MeanPool(nn.Module):
         self.pool = pool
 
     def forward(self, x):
-        p, (C, k) = self.pool, (x.shape[1], probe.pair(self.pool.kernel_size))
+        p, (C, k) = self.pool, (x.shape[1], pair(self.pool.kernel_size))
         ones = torch.ones(C, 1, *k, dtype=x.dtype)
         return F.conv2d(x, ones, None, p.stride, p.padding, p.dilation, C)
 
