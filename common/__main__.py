@@ -118,8 +118,8 @@ def measure(options: argparse.Namespace) -> int:
     """Measure our training and loading against conventional ones, and against the machine."""
     from common import bench
 
-    if options.save and (options.only or options.quick):
-        raise ValueError("--save writes the whole benchmark: leave out --only and --quick.")
+    if options.save and options.quick:
+        raise ValueError("--save is for full rounds: leave out --quick.")
     seconds, rounds = (1.0, 3) if options.quick else (3.0, 5)
     rows = bench.networks(options.only, seconds=seconds, rounds=rounds, precision=options.precision)
     if not options.only:

@@ -327,19 +327,26 @@ def timed(code: str, times: int = 3) -> float:
 
 
 def save_rows(rows: list[dict], kind: str) -> None:
-    """Write measured rows to results/bench/, with the versions and the commit they belong to."""
+    """Write measured rows to results/bench/; they replace earlier rows of the same work."""
     folder = records.RESULTS / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     device = re.sub(r"\W+", "-", rows[0]["device"]).strip("-").lower()
-    measured = {"versions": records.versions(), "commit": session.commit(), "rows": rows}
-    text = json.dumps(measured, indent=1) + "\n"
-    (folder / f"{kind}-{device}.json").write_text(text, encoding="utf-8")
+    file = folder / f"{kind}-{device}.json"
+    old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    about = {"versions": records.versions(), "commit": session.commit()}
+    kept = {identify(row): row for row in old} | {identify(row): row | about for row in rows}
+    file.write_text(json.dumps(list(kept.values()), indent=1) + "\n", encoding="utf-8")
+
+
+def identify(row: dict) -> tuple:
+    """What a row measures."""
+    return tuple(row.get(key) for key in ("name", "work", "image_size", "processes"))
 
 
 def read_rows(kind: str) -> list[dict]:
     """All rows that `save_rows` wrote of this kind, on whatever machine."""
     files = sorted((records.RESULTS / "bench").glob(f"{kind}-*.json"))
-    return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+    return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def as_text(rows: list[dict]) -> str:

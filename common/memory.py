@@ -1,5 +1,6 @@
 """Out of memory, in words: how large the batch was, and how large it may be."""
 
+import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from common import parallel, session
+from common.arithmetic import autocast
 from common.data import Batches
 
 # How the allocators of PyTorch and C++ say it, and what oneDNN says when it gets none.
@@ -27,13 +29,15 @@ def explained(
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that were too much
         optimizer.zero_grad()
+        session.recycle_memory(False)
         peak = session.peak_memory_bytes()
         used = f", of {peak / 1e9:.1f} GB used at most" if peak else ""
         said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         advice = "try a smaller one"
         if parallel.ranks() == 1:  # else the other processes wait for gradients
             fits = largest_batch(model, optimizer, batches, precision)
-            advice = f"the largest batch that fits has {fits} images: try batch_size={fits} or less"
+            safe = 2 ** int(math.log2(max(0.75 * fits, 1)))  # the next run may need a little more
+            advice = f"the largest batch that fits has {fits} images: try batch_size={safe}"
             if fits == 0:
                 advice = "not even one image fits: try a smaller image_size or a narrower net"
         raise MemoryError(
@@ -77,7 +81,7 @@ def step(
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     try:
-        with session.autocast(batches.device, precision):
+        with autocast(batches.device, precision):
             outputs = model(x)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         sum(output.float().sum() for output in outputs).backward()

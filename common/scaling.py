@@ -19,6 +19,7 @@ from torch import distributed
 from torch.nn.functional import cross_entropy
 
 from common import parallel, probe, records, session, train, zoo
+from common.arithmetic import autocast
 from common.bench import NETWORKS
 from common.config import Config
 
@@ -61,7 +62,7 @@ def measure_scaling() -> list[dict]:
         gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=x.device)
 
         def step(net, x=x, y=y, optimizer=optimizer) -> None:
-            with session.autocast(x.device, session.precision()):
+            with autocast(x.device, session.precision()):
                 loss = cross_entropy(net(x), y)
             optimizer.zero_grad()
             loss.backward()

@@ -92,12 +92,6 @@ def precision(wanted: str = "auto", kind: str | None = None) -> str:
     return available[0]
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """The context in which convolutions and matrix products run in `precision`."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
-
-
 def folder(variable: str, default: str) -> Path:
     """The folder named by an environment variable, else `default` beside the notebooks' folder.
 
@@ -173,6 +167,8 @@ def recycle_memory(on: bool = True) -> None:
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if on else 2**17)
         libc.mallopt(M_MMAP_MAX, 0 if on else 2**16)
+        if not on:
+            libc.malloc_trim(0)
 
 
 def share_cores() -> None:

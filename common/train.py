@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from common import memory, parallel, plot, probe, sentinel, session
+from common.arithmetic import autocast
 from common.checkpoints import digest, load_checkpoint, save_checkpoint
 from common.config import Config
 from common.data import Batches, ImageSet, batch_sizes, split
@@ -181,7 +182,7 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(epoch + step / len(sizes))
         share = len(y) / sizes[step]  # of the batch: 1, unless several processes share it
-        with session.autocast(batches.device, precision):
+        with autocast(batches.device, precision):
             outputs = net(x)
             loss = loss_of(outputs, y, config.label_smoothing)
         optimizer.zero_grad()
@@ -282,7 +283,7 @@ def evaluate(
     model.eval()
     all_logits, labels = [], []
     for x, y in batches:
-        with session.autocast(device, precision):
+        with autocast(device, precision):
             all_logits.append(main_output(model(x)).float())
         labels.append(y)
     logits, truth = torch.cat(all_logits).cpu(), torch.cat(labels).cpu()

@@ -1,6 +1,6 @@
 """The benchmark: both sides do the same work, and the limits are measured ones."""
 
-import json
+import re
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_any_network_of_the_zoo_can_be_measured():
 
 
 def test_rows_about_the_start_have_the_same_columns(monkeypatch):
-    monkeypatch.setattr(bench, "timed", lambda code: 2.0 if "bench" in code else 1.0)
+    monkeypatch.setattr(bench, "timed", lambda code: 2.0 if "DataLoader" in code else 1.0)
     monkeypatch.setattr(bench, "ROUNDS", 1)
     rows = bench.starting() + bench.loaders(seconds=0.01, sizes=(28,))
     assert all(set(row) >= {*KEYS, "share_of_limit"} - SPREAD for row in rows)
@@ -116,20 +116,22 @@ def test_saved_rows_come_back(tmp_path):
     bench.save_rows(rows, "speed")
     (file,) = (tmp_path / "bench").glob("*.json")
     assert file.name == "speed-some-cpu-2-threads.json"
-    assert set(json.loads(file.read_text())) == {"versions", "commit", "rows"}
-    assert bench.read_rows("speed") == rows
+    (row,) = bench.read_rows("speed")
+    assert set(row) == {*rows[0], "versions", "commit"}
+    bench.save_rows([row | {"name": "b"}, row | {"ratio": 3.0}], "speed")
+    assert [(r["name"], r["ratio"]) for r in bench.read_rows("speed")] == [("a", 3.0), ("b", 2.0)]
     assert bench.read_rows("scaling") == []
 
 
 def test_save_is_for_the_whole_benchmark(capsys):
     assert main(["bench", "--quick", "--save"]) == 2
-    assert "leave out --only and --quick" in capsys.readouterr().err
+    assert "leave out --quick" in capsys.readouterr().err
 
 
 def test_the_chart_of_speed_shows_each_row():
     row = {"name": "lenet5", "image_size": 28, "work": "training", "device": "Some CPU & co"}
     drawn = charts.speed([row | {"ratio": 10.0}, row | {"ratio": 1.0, "work": "evaluation"}])
-    widths = [float(part.split('"')[0]) for part in drawn.split('width="')[3:]]
+    widths = list(map(float, re.findall(r'width="([0-9.]+)" height="14"', drawn)))
     assert widths[0] > 100 * widths[1] > 0
     assert "lenet5 at 28, training 10.0 times" in drawn
     assert "Some CPU &amp; co" in drawn
@@ -163,16 +165,16 @@ def test_scaling_needs_torchrun(capsys):
 # ---------------------------------------------------------------------------------- classroom
 
 
-def test_a_class_of_two(monkeypatch, tmp_path):
+def test_a_class_runs_to_the_end(monkeypatch):
     monkeypatch.setenv("CNN_PROFILE", "smoke")
-    found = classroom.run_together(["99"], kernels=2)
-    assert found["error"].tolist() == ["", ""]
+    found = classroom.run_together(["99"], kernels=1)
+    assert found["error"].tolist() == [""]
     assert (found["private_MB"] > 50).all()
     assert (found["seconds"] > 1).all()
 
 
 def test_a_class_that_fails_says_why():
-    found = classroom.run_together(["nosuch"], kernels=1)
-    assert "No notebook matches" in found["error"][0]
+    found = classroom.run_together(["nosuch"], kernels=2)
+    assert all("No notebook matches" in error for error in found["error"])
     with pytest.raises(ValueError, match="kernels=0"):
         classroom.run_together(["99"], kernels=0)

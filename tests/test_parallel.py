@@ -59,12 +59,18 @@ def script(tmp_path, network: str, fault: str = "", **settings) -> str:
     return str(path)
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path):
-    """330 images in batches of 50: the last one has 30, and 2 x 25 is not the same as 50."""
-    run = torchrun(script(tmp_path, "lenet5"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What two processes end with: (weights, epochs) of each."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = torchrun(script(folder, "lenet5"))
     assert run.returncode == 0, run.stderr[-3000:]
-    together, rows = torch.load(tmp_path / "0.pt")
-    other, _ = torch.load(tmp_path / "1.pt")
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def test_two_processes_give_the_weights_of_one(whole):
+    """330 images in batches of 50: the last one has 30, and 2 x 25 is not the same as 50."""
+    (together, rows), (other, _) = whole
 
     torch.manual_seed(7)
     alone = zoo.build("lenet5")
@@ -118,7 +124,7 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
     assert not list(tmp_path.glob("*.pt"))
 
 
-def test_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
+def test_goes_on_from_a_checkpoint_bit_for_bit(whole, tmp_path):
     """The second process fails in the second epoch; a second start goes on after the first."""
     fault = """
     def fail(module, inputs, calls=[]):
@@ -127,16 +133,12 @@ def test_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
             raise LookupError
     model.register_forward_pre_hook(fail)
     """
-    folders = [tmp_path / name for name in ("whole", "stopped")]
-    for folder in folders:
-        folder.mkdir()
-    assert torchrun(script(folders[0], "lenet5")).returncode == 0
-    assert torchrun(script(folders[1], "lenet5", fault=fault)).returncode != 0
-    saved = torch.load(folders[1] / "run.checkpoint")
+    assert torchrun(script(tmp_path, "lenet5", fault=fault)).returncode != 0
+    saved = torch.load(tmp_path / "run.checkpoint")
     assert len(saved["history"]["epochs"]) == 1
-    run = torchrun(script(folders[1], "lenet5"))
+    run = torchrun(script(tmp_path, "lenet5"))
     assert run.returncode == 0, run.stderr[-3000:]
-    (expected, _), (found, rows) = (torch.load(folder / "1.pt") for folder in folders)
+    (expected, _), (found, rows) = whole[1], torch.load(tmp_path / "1.pt")
     assert len(rows) == 2
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -186,7 +186,7 @@ def test_publish_copies_only_what_is_new(record, results):
     os.utime(old, (1, 1))
     since = time.time() - 60
     new = records.save(record | {"experiment": "new"})
-    records.publish(since)
+    records.publish(since=since)
     assert [p.name for p in results.iterdir()] == [new.name]
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common import arithmetic, data, session, train, zoo
 from common import config as settings_of
-from common import data, session, train, zoo
 from common.config import Config
 from common.train import Evaluation, evaluate, fit
 
@@ -73,7 +73,7 @@ def held_out(digits, config):
         ({"validation": 1.0}, "validation=1.0"),
         ({"seed": -1}, "seed=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": ((3, 32), (2, 0))}, "1 or more images"),
+        ({"batch_size": ((3, 32), (2, 0))}, "a whole number of images, 1 or more"),
         ({"batch_size": ((3, 32), (3, 64))}, "add up to 5"),
         ({"batch_size": ()}, "add up to 5"),
     ],
@@ -347,8 +347,8 @@ def test_nothing_is_read_back_in_the_batch_loop():
 @pytest.mark.parametrize("reader", ["loss.item()", "loss.cpu()", "loss.tolist()", "float(loss)"])
 def test_a_reader_in_the_batch_loop_is_found(reader):
     source = inspect.getsource(train)
-    assert "losses.append(loss.detach() * weight)" in source
-    changed = source.replace("losses.append(loss.detach() * weight)", f"losses.append({reader})")
+    assert "losses.append(loss.detach() * share)" in source
+    changed = source.replace("losses.append(loss.detach() * share)", f"losses.append({reader})")
     assert len(readers_in_batch_loop(changed)) == 1
 
 
@@ -452,3 +452,22 @@ def test_no_last_batch_of_one_image(digits, n, sizes):
         )
         history = fit(net, digits, short(epochs=1, train_images=n), show=False)
         assert len(history.batch_losses) == len(sizes)
+
+
+@pytest.mark.skipif(not session.has_bf16("cpu"), reason="this CPU has no bf16 arithmetic")
+def test_depthwise_convolutions_train_in_fp32_beside_bf16():
+    """On a CPU, where bf16 has no fast backward code for them. Pointwise ones stay in bf16."""
+    net = nn.Sequential(
+        nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 4, 1, groups=2)
+    )
+    seen = []
+    for layer in net:
+        layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    x = torch.randn(2, 8, 6, 6)
+    with arithmetic.autocast(torch.device("cpu"), "bf16"):
+        net(x).float().sum().backward()
+        with torch.no_grad():
+            net(x)
+    fp32, bf16 = torch.float32, torch.bfloat16
+    assert seen == [fp32, bf16, bf16, bf16, bf16, bf16]  # training, then judging
+    assert all(p.grad.dtype == fp32 for p in net.parameters())
