@@ -120,10 +120,12 @@ def measure(options: argparse.Namespace) -> int:
 
     if options.save and options.quick:
         raise ValueError("--save is for full rounds: leave out --quick.")
-    seconds, rounds = (1.0, 3) if options.quick else (3.0, 5)
+    seconds, rounds = (0.5, 2) if options.quick else (3.0, 5)
     rows = bench.networks(options.only, seconds=seconds, rounds=rounds, precision=options.precision)
     if not options.only:
-        rows += bench.loaders(seconds, rounds=rounds) + bench.starting()
+        rows += bench.loaders(seconds, rounds=rounds)
+    if not (options.only or options.quick):
+        rows += bench.starting()
     if options.save:
         bench.save_rows(rows, "speed")
     print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))

@@ -108,7 +108,7 @@ def conventional_evaluation(model: nn.Module, batches: Iterator) -> Iterator[int
 
 
 def our_training(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
-    """The loop that `fit` runs, four batches at a time. Gives the images of each four."""
+    """The loop that `fit` runs, on the same batches again and again. Gives the images of each."""
     config = Config(batch_size=batches.batch_size, lr=1e-4)
     model.to(session.device(), memory_format=train.memory_format(model))
     optimizer = train.make_optimizer(model, config)
@@ -226,8 +226,8 @@ def networks(
         size, batch_size, options = sizes[name]
         usual, ours = (zoo.build(name, data.shape[0], len(data.classes), **options) for _ in "12")
         loader = conventional(data, size, batch_size)
-        four = torch.randperm(len(data.train))[: 4 * batch_size]
-        batches = Batches(data, "train", batch_size, indices=four, size=size, seed=0)
+        two = torch.randperm(len(data.train))[: 2 * batch_size]
+        batches = Batches(data, "train", batch_size, indices=two, size=size, seed=0)
         about = {
             "name": name,
             "image_size": size,

@@ -112,8 +112,9 @@ def scaling_markdown(rows: list[dict]) -> str:
     """The rows as a Markdown table, with the model's prediction beside the measured step."""
     lines = [
         "| network | parameters | mult-adds an image | images a process | compute (s) | send (s) | "
-        "step predicted (s) | step measured (s) | break-even (images a process) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "step predicted (s) | step measured (s) | above the range (%) | "
+        "break-even (images a process) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low = max(row["compute_s"], row["send_s"])
@@ -125,6 +126,6 @@ def scaling_markdown(rows: list[dict]) -> str:
             f"| {row['name']} at {row['image_size']} | {row['params']:,} | "
             f"{row['mult_adds'] / 1e6:,.1f} M | {row['batch_size'] // row['processes']} | "
             f"{row['compute_s']:.3f} | {row['send_s']:.3f} | {low:.3f} to {high:.3f} | "
-            f"{row['step_s']:.3f} | {even:.1f} |"
+            f"{row['step_s']:.3f} | {100 * max(row['step_s'] / high - 1, 0):.0f} | {even:.1f} |"
         )
     return "\n".join(lines) + "\n"
