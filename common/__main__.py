@@ -17,8 +17,6 @@ TOGETHER = ("train", "scaling")  # the commands that several processes can share
 
 def list_models(options: argparse.Namespace) -> int:
     """Print every network with its size."""
-    import pandas as pd
-
     from common import probe, zoo
 
     rows = []
@@ -38,11 +36,13 @@ def list_models(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
-        table = pd.DataFrame(rows)
-        for column in ("params", "mult_adds"):
-            table[column] = table[column].map("{:,}".format)
-        table["input_shape"] = ["x".join(map(str, shape)) for shape in table["input_shape"]]
-        print(table.to_string(index=False))
+        for row in rows:
+            shape = "x".join(map(str, row["input_shape"]))
+            row |= {"input_shape": shape, **{k: f"{row[k]:,}" for k in ("params", "mult_adds")}}
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            print("  ".join(map(str.rjust, line, widths)))
     return 0
 
 

@@ -16,7 +16,7 @@ KEYS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")
 def checkpoint_file(name: str, config: Config) -> Path:
     """The file for a training of this name and configuration, in the runs folder."""
     name = f"{name}-{digest(repr(config).encode())}.pt"
-    return session.runs_folder() / "checkpoints" / re.sub(r"[^\w .+=-]", "_", name)
+    return session.runs_folder() / "checkpoints" / re.sub(r"[^\w.+=-]+", "-", name)
 
 
 def digest(content: bytes) -> str:

@@ -6,14 +6,17 @@ Nets are probed on PyTorch's meta device, where tensors have shapes but no value
 import copy
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torchinfo
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.shapes import ShapesOnly, pair
+
+if TYPE_CHECKING:
+    import pandas as pd  # half a second, which `python -m common list` need not wait for
 
 aten = torch.ops.aten
 
@@ -153,7 +156,7 @@ def copy_to_meta(tensor: torch.Tensor) -> torch.Tensor:
     return empty
 
 
-def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
+def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> "pd.DataFrame":
     """One row a layer, in the order of the forward pass, for an input of `shape` (N, C, H, W).
 
     Columns: `layer` and `kind`; `output` shape; `params`, those of the layer itself, counted at
@@ -200,6 +203,8 @@ def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
                 "stride": "all" if field is None else one_or_both(*(f.stride for f in field)),
             }
         )
+    import pandas as pd
+
     frame = pd.DataFrame(table)
     local = frame[frame["field"] != "all"]
     frame.attrs["receptive_field"] = local["field"].iloc[-1] if len(local) else "all"

@@ -170,7 +170,7 @@ def save(record: dict, folder: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     parts = [str(record[key]) for key in ("experiment", "model", "dataset", "profile", "seed")]
     name = "-".join([*parts, identity(record)[:8]]) + ".json"
-    path = folder / re.sub(r"[^\w .+=-]", "_", name)  # an experiment may be called "ReLU/sigmoid"
+    path = folder / re.sub(r"[^\w.+=-]+", "-", name)  # an experiment may be called "ReLU/sigmoid"
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
     fresh.write_text(json.dumps(without_nan(record), indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from common.names import unknown
@@ -55,6 +54,7 @@ def choose(**budgets: dict) -> dict:
 
     `budgets` maps each of "smoke", "laptop" and "full" to a dict with the same keys.
     """
+    import pandas as pd
     from IPython.display import display
 
     if set(budgets) != set(PROFILES):
