@@ -194,9 +194,8 @@ def least_work(model: nn.Module, shape: tuple[int, int, int, int]) -> tuple[floa
     """(multiply-adds, bytes) of a training step on a batch of `shape`, as little as it can be.
 
     A step computes the forward pass and twice as much backward, but no gradient of the images. It
-    writes every activation and
-    reads it back, once in each direction, in two bytes, and moves each weight, its gradient and
-    Adam's two averages in and out, in four.
+    writes every activation and reads it back, once in each direction, in two bytes, and moves each
+    weight, its gradient and Adam's two averages in and out, in four.
     """
     layers = probe.layers(model, shape)
     first = layers["mult_adds"][layers["mult_adds"] > 0].iloc[0]
@@ -224,7 +223,9 @@ def networks(
     rows = []
     for name in names or NETWORKS:
         size, batch_size, options = sizes[name]
-        usual, ours = (zoo.build(name, data.shape[0], len(data.classes), **options) for _ in "12")
+        usual, ours = (
+            zoo.build(name, data.shape[0], len(data.classes), **options) for _ in range(2)
+        )
         loader = conventional(data, size, batch_size)
         two = torch.randperm(len(data.train))[: 2 * batch_size]
         batches = Batches(data, "train", batch_size, indices=two, size=size, seed=0)

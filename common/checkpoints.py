@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import re
 from pathlib import Path
 
 import torch
 
 from common import parallel, session
 from common.config import Config
+from common.names import file_name
 
 KEYS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")
 
@@ -16,7 +16,7 @@ KEYS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")
 def checkpoint_file(name: str, config: Config) -> Path:
     """The file for a training of this name and configuration, in the runs folder."""
     name = f"{name}-{digest(repr(config).encode())}.pt"
-    return session.runs_folder() / "checkpoints" / re.sub(r"[^\w.+=-]+", "-", name)
+    return session.runs_folder() / "checkpoints" / file_name(name)
 
 
 def digest(content: bytes) -> str:

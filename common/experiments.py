@@ -1,8 +1,8 @@
 """The reports' experiments, and the course's own: tables of runs, and what performs them."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ C_STAGES = replace(C_FLIPS, batch_size=((20, 32), (20, 128), (10, 256)))
 C_RATES = replace(C_STAGES, lr=0.05, schedule="multistep", milestones=(20, 40))
 C_LAPTOP = {"epochs": 3, "train_images": 4_000}
 C_SHORT = C_LAPTOP | {"batch_size": ((1, 32), (1, 128), (1, 256))}
-Cifar = partial(Run, dataset="cifar10", laptop=C_LAPTOP)
+Cifar = functools.partial(Run, dataset="cifar10", laptop=C_LAPTOP)
 
 # ----------------------------------------------------------------------------------- report D
 D = Config(epochs=5, batch_size=128, optimizer="adamw", lr=1e-3, image_size=56, seed=42)
@@ -249,9 +249,12 @@ def perform(
             say(f"recorded already: {run.name}, seed {run.config.seed}")
         else:
             left.append((run, data))
-    speed = Speed()
+    done, seconds = 0, 0.0
     for i, (run, data) in enumerate(left):
-        say(f"[{i + 1}/{len(left)}] {run.name}, seed {run.config.seed}; {speed.outlook(left[i:])}")
+        say(
+            f"[{i + 1}/{len(left)}] {run.name}, seed {run.config.seed}; "
+            f"{outlook(left[i:], done, seconds)}"
+        )
 
         def build(run: Run = run, data: ImageSet = data) -> nn.Module:
             return zoo.build(run.model, data.shape[0], len(data.classes), **run.options)
@@ -264,7 +267,7 @@ def perform(
             failed.append(f"{run.name}, seed {run.config.seed}: {type(error).__name__}: {error}")
             say(f"failed: {failed[-1]}")
             continue
-        speed.add(run, data, history.train_seconds)
+        done, seconds = done + work_of(run, data), seconds + history.train_seconds
         say(
             f"test accuracy {test.accuracy:.2%} after {record['epochs']} epochs "
             f"in {history.train_seconds:.0f} s of training"
@@ -274,29 +277,25 @@ def perform(
         raise RuntimeError(f"{len(failed)} of {len(left)} runs failed:\n" + "\n".join(failed))
 
 
-class Speed:
-    """How long the runs to come will take, from the mult-adds a second of those that are done."""
+def outlook(left: list[tuple[Run, ImageSet]], done: int, seconds: float) -> str:
+    """How long the runs `left` will take, in words, when the work `done` took so many seconds."""
+    if not done:
+        return f"{len(left)} left, the time is known after the first"
+    minutes = sum(work_of(*pair) for pair in left) * seconds / done / 60
+    return f"{len(left)} left, about {max(minutes, 1):.0f} min at the speed so far"
 
-    def __init__(self) -> None:
-        self.work, self.seconds = 0.0, 0.0
 
-    def add(self, run: Run, data: ImageSet, seconds: float) -> None:
-        self.work += self.mult_adds(run, data)
-        self.seconds += seconds
+def work_of(run: Run, data: ImageSet) -> int:
+    """The mult-adds of a whole training, forward passes only."""
+    images = min(run.config.train_images or len(data.train), len(data.train))
+    size = run.config.image_size
+    shape = (1, data.shape[0], size, size)
+    options = tuple(sorted(run.options.items()))
+    return mult_adds_of(run.model, len(data.classes), shape, options) * images * run.config.epochs
 
-    def outlook(self, left: list[tuple[Run, ImageSet]]) -> str:
-        """In words, for the runs `left`."""
-        if not self.work:
-            return f"{len(left)} left, the time is known after the first"
-        seconds = sum(self.mult_adds(*pair) for pair in left) * self.seconds / self.work
-        return f"{len(left)} left, about {max(seconds / 60, 1):.0f} min at the speed so far"
 
-    @staticmethod
-    def mult_adds(run: Run, data: ImageSet) -> float:
-        """Those of the whole training, forward passes only."""
-        size = run.config.image_size
-        model = zoo.build_on_meta(
-            run.model, in_channels=data.shape[0], num_classes=len(data.classes), **run.options
-        )
-        images = min(run.config.train_images or 10**9, len(data.train))
-        return probe.mult_adds(model, (1, data.shape[0], size, size)) * images * run.config.epochs
+@functools.cache
+def mult_adds_of(model: str, num_classes: int, shape: tuple[int, ...], options: tuple) -> int:
+    """The mult-adds of one image: counted once, for seeds and outlooks ask again and again."""
+    net = zoo.build_on_meta(model, in_channels=shape[1], num_classes=num_classes, **dict(options))
+    return probe.mult_adds(net, shape)

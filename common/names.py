@@ -1,6 +1,7 @@
-"""What to say when a name does not exist."""
+"""Names: what to say when one does not exist, and how one becomes a file's."""
 
 import difflib
+import re
 
 
 def unknown(kind: str, name: str, valid: tuple[str, ...]) -> str:
@@ -8,3 +9,8 @@ def unknown(kind: str, name: str, valid: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}."
+
+
+def file_name(text: str) -> str:
+    """The text with a hyphen for what not every file system takes; it may say "ReLU/sigmoid"."""
+    return re.sub(r"[^\w.+=-]+", "-", text)

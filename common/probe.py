@@ -44,6 +44,12 @@ class Field:
         )
 
 
+def tensors_in(values) -> list[torch.Tensor]:
+    """The tensors among `values` and in the lists among them."""
+    flat = [v for value in values for v in (value if isinstance(value, (list, tuple)) else [value])]
+    return [v for v in flat if isinstance(v, torch.Tensor)]
+
+
 class FieldTracker(TorchDispatchMode):
     """Follows the field of view of every tensor through the operations of a forward pass.
 
@@ -61,14 +67,9 @@ class FieldTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        tensors = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
-        seen = [t for t in tensors if isinstance(t, torch.Tensor) and id(t) in self.fields]
-        outputs = [
-            r for r in (result if isinstance(result, (list, tuple)) else [result])
-            if isinstance(r, torch.Tensor)
-        ]  # fmt: skip
+        seen = [t for t in tensors_in(args) if id(t) in self.fields]
         if seen:
-            for output in outputs:
+            for output in tensors_in([result]):
                 self.mark(output, self.follow(operation, args, seen, output))
         return result
 
@@ -119,9 +120,8 @@ class DepthTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        tensors = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
-        depth = max((self.depths.get(id(t), 0) for t in tensors), default=0)
-        for output in result if isinstance(result, (list, tuple)) else [result]:
+        depth = max((self.depths.get(id(t), 0) for t in tensors_in(args)), default=0)
+        for output in tensors_in([result]):
             self.depths[id(output)] = depth + (operation in self.layers)
             self.alive.append(output)
         return result

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +16,7 @@ from torch import nn
 from common import parallel, probe, session
 from common.config import Config
 from common.data import Batches, ImageSet
+from common.names import file_name
 from common.train import Evaluation, History, evaluate
 
 RESULTS = session.HOME / "results"
@@ -170,7 +170,7 @@ def save(record: dict, folder: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     parts = [str(record[key]) for key in ("experiment", "model", "dataset", "profile", "seed")]
     name = "-".join([*parts, identity(record)[:8]]) + ".json"
-    path = folder / re.sub(r"[^\w.+=-]+", "-", name)  # an experiment may be called "ReLU/sigmoid"
+    path = folder / file_name(name)
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
     fresh.write_text(json.dumps(without_nan(record), indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)
