@@ -49,8 +49,12 @@ class Run:
 
 # ----------------------------------------------------------------------------------- report A
 A = Config(epochs=5, batch_size=64, lr=1e-4, weight_decay=1e-3, patience=3, image_size=224)
-A_LENET = replace(A, image_size=32)
+A_LENET = replace(A, image_size=32, precision="fp32")  # too small to gain from bf16
 SHORT = {"epochs": 2, "train_images": 6_000, "image_size": 96}  # for nets that take any size
+
+# ----------------------------------------------------------------------------------- report B
+B = Config(epochs=5, batch_size=128, lr=1e-3, image_size=224)
+B_LENET = replace(B, image_size=28, precision="fp32")
 
 # ----------------------------------------------------------------------------------- report C
 C = Config(epochs=50, batch_size=64, optimizer="sgd", lr=1e-3, image_size=32)
@@ -63,6 +67,7 @@ Cifar = functools.partial(Run, dataset="cifar10", laptop=C_LAPTOP)
 
 # ----------------------------------------------------------------------------------- report D
 D = Config(epochs=5, batch_size=128, optimizer="adamw", lr=1e-3, image_size=56, seed=42)
+D_LENET = replace(D, image_size=28, precision="fp32")
 
 # ----------------------------------------------------------------------------------- report E
 E = Config(
@@ -83,13 +88,15 @@ def course(dataset: str) -> tuple[Run, ...]:
     laptop = {"epochs": 3, "batch_size": 64, "augment": ()}  # crops slow a short training down
     small = laptop | {"train_images": 12_000, "image_size": 32}
 
-    def run(model: str, size: int, budget: dict, width: float = 1.0, **options) -> Run:
+    def run(
+        model: str, size: int, budget: dict, width: float = 1.0, precision: str = "auto", **options
+    ) -> Run:
         narrow = {"width": width} if width < 1 else {}
-        config = replace(COURSE, image_size=size)
+        config = replace(COURSE, image_size=size, precision=precision)
         return Run(model, config, dataset, options, laptop=budget, narrow=narrow)
 
     return (
-        run("lenet5_bn", 32, laptop | {"epochs": 5}),
+        run("lenet5_bn", 32, laptop | {"epochs": 5}, precision="fp32"),
         run("alexnet_small", 56, laptop | {"train_images": 12_000}, width=0.25),
         run("vgg11", 32, small, width=0.5, image_size=32),
         run("nin_bn", 32, small, width=0.5, small=True),
@@ -111,17 +118,14 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Run("googlenet", A, laptop=SHORT),
     ),
     "report-a-lr": tuple(
-        Run(model, replace(A, epochs=10, patience=None, lr=lr, image_size=size), label=f"lr {lr:g}")
+        Run(model, replace(A_LENET, epochs=10, patience=None, lr=lr, image_size=size),
+            label=f"lr {lr:g}", laptop={"epochs": 3, "train_images": 12_000})
         for model, size in (("lenet5_bn", 32), ("lenet5", 28))
         for lr in (1e-2, 1e-3, 1e-4)
     ),
-    "report-b": tuple(
-        Run(model, Config(epochs=5, batch_size=128, lr=1e-3, image_size=size), "fashion_mnist",
-            laptop=laptop)
-        for model, size, laptop in (
-            ("lenet5", 28, {}),
-            ("alexnet", 224, {"epochs": 2, "train_images": 3_000}),
-        )
+    "report-b": (
+        Run("lenet5", B_LENET, "fashion_mnist"),
+        Run("alexnet", B, "fashion_mnist", laptop={"epochs": 2, "train_images": 3_000}),
     ),
     "report-c": (
         Cifar("alexnet_cifar_plain", C),
@@ -136,12 +140,13 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Cifar("alexnet_cifar", replace(C, optimizer="adam"), label="Adam"),
     ),
     "report-d": (
-        Run("lenet5", replace(D, image_size=28)),
+        Run("lenet5", D_LENET),
         Run("alexnet_small", D),
         Run("resnet18_shared", D),
         Run("mobilenet", D),
         Run("googlenet", D),
-        Run("lenet5", replace(D, image_size=54), options={"image_size": 54}, label="at 54 x 54"),
+        Run("lenet5", replace(D_LENET, image_size=54), options={"image_size": 54},
+            label="at 54 x 54"),
         Run("resnet18_shared", replace(D, image_size=28), label="at 28 x 28"),
         Run("googlenet", D, options={"dropout": 0.5}, label="dropout 0.5"),
     ),
@@ -180,6 +185,17 @@ def runs_of(
         for run in table
         if not only or run.model in only
     ]
+
+
+def settings(experiment: str, name: str) -> Config:
+    """The settings of one run, by its name, in the session's profile.
+
+    Raises ValueError for an unknown experiment or run.
+    """
+    runs = {run.name: run for run in runs_of(experiment, session.profile())}
+    if name not in runs:
+        raise ValueError(unknown(f"run in {experiment}", name, tuple(runs)))
+    return runs[name].config
 
 
 def recorded(

@@ -81,6 +81,23 @@ def test_the_course_is_one_recipe_for_eight_notebooks():
     assert len({tuple(getattr(run.config, key) for key in recipe) for run in table}) == 1
 
 
+def test_settings_of_one_run(monkeypatch):
+    assert experiments.settings("report-d", "lenet5").epochs == 1
+    monkeypatch.setenv("CNN_PROFILE", "full")
+    for run in EXPERIMENTS["report-d"]:
+        assert experiments.settings("report-d", run.name) == run.config
+    with pytest.raises(ValueError, match="Unknown run in report-d 'lenet'"):
+        experiments.settings("report-d", "lenet")
+
+
+def test_lenet_computes_in_fp32_as_its_notebook_says():
+    """The notebook's runs are the experiments' own, so that they are recorded as one."""
+    for name, table in EXPERIMENTS.items():
+        for run in table:
+            expected = "fp32" if run.model.startswith("lenet5") else "auto"
+            assert run.config.precision == expected, (name, run.name)
+
+
 def performed(name="report-d", only=("lenet5",), **options):
     said = []
     found = list(perform(name, only=list(only), say=said.append, **options))
