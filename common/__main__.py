@@ -11,11 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-gc.disable()  # torch's import makes no garbage, and looking for it takes a quarter of `list`
-from common import session  # noqa: E402
+if __name__ == "__main__":
+    gc.disable()  # torch's import makes no garbage: looking for it costs an eighth of `list`
 
-gc.freeze()  # nor is what it made looked through again
-gc.enable()
+from common import session
 
 TOGETHER = ("train", "scaling")  # the commands that several processes can share
 
@@ -350,4 +349,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # nor is what it made looked through again: another eighth
+    gc.enable()
     sys.exit(main())

@@ -5,6 +5,7 @@ import pkgutil
 import statistics
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -231,3 +232,15 @@ def test_imports_are_cheap():
     seconds = [float(line) for line in done.stdout.split()]
     assert len(seconds) == 3
     assert statistics.median(seconds) < 0.3
+
+
+def test_list_takes_little_more_than_importing_torch():
+    """The target is 3 s on two cores, two of which torch's import takes: the rest is ours."""
+
+    def seconds(*words: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *words], capture_output=True, cwd=session.HOME, check=True)
+        return time.perf_counter() - start
+
+    torch_alone = min(seconds("-c", "import torch") for _ in range(2))
+    assert min(seconds("-m", "common", "list") for _ in range(2)) < torch_alone + 1
