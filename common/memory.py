@@ -1,10 +1,12 @@
 """Out of memory, in words: how large the batch was, and how large it may be."""
 
 import math
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 from torch import nn
 
@@ -33,13 +35,15 @@ def explained(
         peak = session.peak_memory_bytes()
         used = f", of {peak / 1e9:.1f} GB used at most" if peak else ""
         said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        advice = "try a smaller one"
+        fits = None
         if parallel.ranks() == 1:  # else the other processes wait for gradients
             fits = largest_batch(model, optimizer, batches, precision)
+        advice = "try a smaller one"
+        if fits is not None:
             safe = 2 ** int(math.log2(max(0.75 * fits, 1)))  # the next run may need a little more
-            advice = f"the largest batch that fits has {fits} images: try batch_size={safe}"
-            if fits == 0:
-                advice = "not even one image fits: try a smaller image_size or a narrower net"
+            advice = f"about {fits} images would fit: try batch_size={safe}"
+            if safe < 2:
+                advice = "not even two images fit: try a smaller image_size or a narrower net"
         raise MemoryError(
             f"Out of memory with batch_size={batches.batch_size} on the "
             f"{batches.device.type}{used} ({said}); {advice}."
@@ -53,20 +57,43 @@ def ran_out(error: BaseException) -> bool:
 
 def largest_batch(
     model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, precision: str
-) -> int:
-    """The most images, up to an eighth, that one training step can take here; 0 if not one."""
-    fits, fails = 0, batches.batch_size
-    while fails - fits > max(fits // 8, 1):
-        size = max((fits + fails) // 2, 1)
+) -> int | None:
+    """About how many images one training step can take here; None if that cannot be measured.
+
+    The batch doubles from 2 until its step takes a tenth of what is free, and no further: a system
+    that lends more memory than it has would end the whole process instead of one step.
+    """
+    free, size, peaks = free_memory(batches.device), 2, []
+    while len(peaks) < 2 or (size < batches.batch_size and peaks[-1] - peaks[0] < free / 10):
+        session.reset_peak_memory()
         try:
             step(model, optimizer, batches, size, precision)
-            fits = size
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
             traceback.clear_frames(error.__traceback__)
-            fails = size
-    return fits
+            return size // 2 if peaks else 0
+        peaks.append(session.peak_memory_bytes() or 0)
+        size *= 2
+    image = (peaks[-1] - peaks[-2]) / (size // 4)  # bytes, from batches of size / 4 and size / 2
+    if image <= 0:
+        return None
+    return min(int((free - peaks[-1] + peaks[0]) / image), batches.batch_size - 1)
+
+
+def free_memory(device: torch.device) -> int:
+    """The bytes that this process can still get."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + kept
+    free = psutil.virtual_memory().available
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            free = min(free, limit - psutil.Process().memory_info().vms)
+    return free
 
 
 def step(

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from common import memory, session
+from common import memory, session, zoo
+from common.data import Batches, load
 
 # The address space is limited to what is in use when training starts, and `spare` MB.
 TRAINING = """
@@ -27,9 +29,12 @@ resource.setrlimit(resource.RLIMIT_AS, (used + {spare} * 10**6,) * 2)
 try:
     fit(model, digits, config, show=False)
 except MemoryError as error:
-    error_text = str(error)
-    print(error_text)
+    text = str(error)
+    print(text)
 assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before))
+advised = int(text.rsplit("batch_size=")[-1].rstrip("."))
+again = Config(epochs=1, batch_size=advised, train_images=4 * advised, image_size=32)
+print("trained:", len(fit(model, digits, again, show=False).batch_losses), "batches")
 """
 
 
@@ -48,12 +53,31 @@ def test_names_the_batch_the_peak_and_what_would_fit():
     text = said(spare=1200)
     assert "Out of memory with batch_size=1000 on the cpu, of" in text
     assert "GB used at most" in text
-    # How much fits depends on how the allocator has cut the little that is left.
-    found = re.search(r"the largest batch that fits has (\d+) images: try batch_size=(\d+)", text)
-    assert found or "not even one image fits" in text
-    if found:
-        fits, tried = map(int, found.groups())
-        assert tried <= fits < 1000
+    found = re.search(r"about (\d+) images would fit: try batch_size=(\d+)", text)
+    fits, advised = map(int, found.groups())
+    assert 2 <= advised <= fits < 1000
+    assert "trained: 4 batches" in text  # in the very process that had run out
+
+
+@pytest.fixture
+def little():
+    """A net, its optimizer, batches of digits and a precision, as `fit` has them."""
+    net = zoo.build("lenet5")
+    batches = Batches(load("digits"), "train", 8, size=28)
+    return net, torch.optim.SGD(net.parameters()), batches, "fp32"
+
+
+def test_where_not_even_two_images_fit(monkeypatch, little):
+    monkeypatch.setattr(memory, "largest_batch", lambda *_: 2)
+    reason = "not even two images fit: try a smaller image_size"
+    with pytest.raises(MemoryError, match=reason), memory.explained(*little):
+        raise MemoryError
+
+
+def test_where_the_peak_cannot_be_measured(monkeypatch, little):
+    monkeypatch.setattr(session, "peak_memory_bytes", lambda: None)
+    with pytest.raises(MemoryError, match="; try a smaller one"), memory.explained(*little):
+        raise MemoryError
 
 
 @pytest.mark.parametrize(
