@@ -148,6 +148,8 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Run("lenet5", replace(D_LENET, image_size=54), options={"image_size": 54},
             label="at 54 x 54"),
         Run("resnet18_shared", replace(D, image_size=28), label="at 28 x 28"),
+        Run("resnet18_shared", replace(D, image_size=28, schedule="warmup"),
+            label="at 28 x 28, warm-up"),  # ours: a quarter of the work
         Run("googlenet", D, options={"dropout": 0.5}, label="dropout 0.5"),
     ),
     "report-e": tuple(
