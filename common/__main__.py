@@ -295,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", nargs="+", metavar="NAME", help="networks to measure (default: one a notebook)"
     )
     benchmark.add_argument(
-        "--quick", action="store_true", help="under two minutes: fewer and shorter rounds"
+        "--quick", action="store_true", help="about two minutes: fewer and shorter rounds"
     )
     benchmark.add_argument(
         "--precision", default="auto", help="ours: auto, fp32, bf16 or fp16 (default: %(default)s)"
