@@ -38,15 +38,9 @@ def explained(
         fits = None
         if parallel.ranks() == 1:  # else the other processes wait for gradients
             fits = largest_batch(model, optimizer, batches, precision)
-        advice = "try a smaller one"
-        if fits is not None:
-            safe = 2 ** int(math.log2(max(0.75 * fits, 1)))  # the next run may need a little more
-            advice = f"about {fits} images would fit: try batch_size={safe}"
-            if safe < 2:
-                advice = "not even two images fit: try a smaller image_size or a narrower net"
         raise MemoryError(
             f"Out of memory with batch_size={batches.batch_size} on the "
-            f"{batches.device.type}{used} ({said}); {advice}."
+            f"{batches.device.type}{used} ({said}); {advice(fits)}."
         ) from None
 
 
@@ -55,10 +49,20 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(p in str(error).lower() for p in PHRASES)
 
 
+def advice(fits: int | None) -> str:
+    """What to try where about so many images would fit, or nobody knows how many."""
+    if fits is None:
+        return "try a smaller one"
+    safe = 2 ** int(math.log2(max(0.75 * fits, 1)))  # the next run may need a little more
+    if safe < 2:
+        return "not even two images fit: try a smaller image_size or a narrower net"
+    return f"about {fits} images would fit: try batch_size={safe}"
+
+
 def largest_batch(
     model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, precision: str
 ) -> int | None:
-    """About how many images one training step can take here; None if that cannot be measured.
+    """About how many images one training step can take here: 0 if not two, None if none can tell.
 
     The batch doubles from 2 until its step takes a tenth of what is free, and no further: a system
     that lends more memory than it has would end the whole process instead of one step.
