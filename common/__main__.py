@@ -124,8 +124,10 @@ def measure(options: argparse.Namespace) -> int:
 
     if options.save and options.quick:
         raise ValueError("--save is for full rounds: leave out --quick.")
-    seconds, rounds = (0.5, 2) if options.quick else (3.0, 5)
-    rows = bench.networks(options.only, seconds=seconds, rounds=rounds, precision=options.precision)
+    seconds, rounds, most = (0.5, 2, 32) if options.quick else (3.0, 5, 128)
+    rows = bench.networks(
+        options.only, seconds=seconds, rounds=rounds, precision=options.precision, most=most
+    )
     if not options.only:
         rows += bench.loaders(seconds, rounds=rounds)
     if not (options.only or options.quick):
@@ -295,7 +297,9 @@ def parser() -> argparse.ArgumentParser:
         "--only", nargs="+", metavar="NAME", help="networks to measure (default: one a notebook)"
     )
     benchmark.add_argument(
-        "--quick", action="store_true", help="about two minutes: fewer and shorter rounds"
+        "--quick",
+        action="store_true",
+        help="under two minutes: smaller batches, fewer and shorter rounds",
     )
     benchmark.add_argument(
         "--precision", default="auto", help="ours: auto, fp32, bf16 or fp16 (default: %(default)s)"

@@ -211,10 +211,12 @@ def networks(
     seconds: float = 3.0,
     rounds: int = ROUNDS,
     precision: str = "auto",
+    most: int = 128,
 ) -> list[dict]:
     """A row for each network's training and one for its evaluation, on Fashion-MNIST.
 
     `names` are the zoo's; those not in the table above are measured at their own image size.
+    A batch has `most` images at most.
     """
     sizes = {name: (zoo.variant(name).input_shape[-1], 64, {}) for name in names or ()} | NETWORKS
     chosen = session.precision(precision)
@@ -223,6 +225,7 @@ def networks(
     rows = []
     for name in names or NETWORKS:
         size, batch_size, options = sizes[name]
+        batch_size = min(batch_size, most)
         usual, ours = (
             zoo.build(name, data.shape[0], len(data.classes), **options) for _ in range(2)
         )

@@ -160,15 +160,15 @@ def threads() -> str:
 def recycle_memory(on: bool = True) -> None:
     """Keep the memory that tensors give back for those of the next step (GNU libc, else nothing).
 
-    By default it goes back to the system, whose fresh pages cost a sixth of AlexNet's step.
+    By default it goes back to the system, whose fresh pages cost a sixth of AlexNet's step. What
+    is free already goes back in any case, so that no training's peak counts what came before it.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if on else 2**17)
         libc.mallopt(M_MMAP_MAX, 0 if on else 2**16)
-        if not on:
-            libc.malloc_trim(0)
+        libc.malloc_trim(0)
 
 
 def share_cores() -> None:

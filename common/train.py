@@ -121,10 +121,10 @@ def fit(
             losses, accuracy = train_epoch(
                 net, batches, epoch, config, optimizer, scaler, history.precision, bar
             )
-        seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            val_loss, val_accuracy = validate(model, held_out, history.precision)
 
-        # --- judge the epoch, keep the best weights
-        val_loss, val_accuracy = validate(model, held_out, history.precision)
+        # --- write the epoch down, keep the best weights
         history.batch_losses += losses
         history.epochs.append(
             {

@@ -103,6 +103,15 @@ def test_any_network_of_the_zoo_can_be_measured():
     assert (training["image_size"], training["batch_size"]) == (32, 64)
 
 
+def test_the_short_form_has_smaller_batches(monkeypatch):
+    asked, networks = {}, bench.networks
+    monkeypatch.setattr(bench, "networks", lambda names, **kind: asked.update(kind) or [{}])
+    monkeypatch.setattr(bench, "loaders", lambda seconds, rounds: [])
+    assert main(["bench", "--quick"]) == 0
+    training, _ = networks(["lenet5_bn"], **asked | {"seconds": 0.01, "rounds": 1})
+    assert training["batch_size"] == asked["most"] < 64
+
+
 def test_rows_about_the_start_have_the_same_columns(monkeypatch):
     monkeypatch.setattr(bench, "timed", lambda code: 2.0 if "DataLoader" in code else 1.0)
     monkeypatch.setattr(bench, "ROUNDS", 1)

@@ -1,6 +1,7 @@
 """Running out of memory, in a process that is really given too little of it."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from common import memory, session, zoo
+from common import memory, session, train, zoo
+from common.config import Config
 from common.data import Batches, load
 
 # The address space is limited to what is in use when training starts, and `spare` MB.
@@ -57,6 +59,29 @@ def test_names_the_batch_the_peak_and_what_would_fit():
     fits, advised = map(int, found.groups())
     assert 2 <= advised <= fits < 1000
     assert "trained: 4 batches" in text  # in the very process that had run out
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs GNU libc")
+def test_what_earlier_work_left_is_given_back():
+    session.recycle_memory()
+    session.reset_peak_memory()
+    before = session.peak_memory_bytes()
+    torch.ones(10**8)  # 400 MB, gone at once
+    session.reset_peak_memory()
+    assert session.peak_memory_bytes() - before > 300e6, "kept for the next step"
+    session.recycle_memory()
+    session.reset_peak_memory()
+    assert session.peak_memory_bytes() - before < 100e6
+
+
+def test_running_out_in_validation_is_explained_too(monkeypatch):
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(train, "validate", too_much)
+    config = Config(epochs=1, batch_size=64, image_size=28, train_images=128)
+    with pytest.raises(MemoryError, match="Out of memory with batch_size=64 on the"):
+        train.fit(zoo.build("lenet5"), load("digits"), config, show=False)
 
 
 @pytest.fixture
