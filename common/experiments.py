@@ -96,7 +96,7 @@ def course(dataset: str) -> tuple[Run, ...]:
         return Run(model, config, dataset, options, laptop=budget, narrow=narrow)
 
     return (
-        run("lenet5_bn", 32, laptop | {"epochs": 5}, precision="fp32"),
+        run("lenet5_bn", 32, laptop | {"epochs": 5}, precision="fp32", dropout=0.1),
         run("alexnet_small", 56, laptop | {"train_images": 12_000}, width=0.25),
         run("vgg11", 32, small, width=0.5, image_size=32),
         run("nin_bn", 32, small, width=0.5, small=True),
@@ -151,6 +151,7 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Run("resnet18_shared", replace(D, image_size=28, schedule="warmup"),
             label="at 28 x 28, warm-up"),  # ours: a quarter of the work
         Run("googlenet", D, options={"dropout": 0.5}, label="dropout 0.5"),
+        Run("googlenet", replace(D, schedule="warmup"), label="warm-up"),  # ours
     ),
     "report-e": tuple(
         Run(model, E, "cifar10", options, label, laptop=E_LAPTOP)
