@@ -394,13 +394,14 @@ def test_a_run_is_followed_and_cleaned():
     notebook = code(
         "import sys; print('a warning', file=sys.stderr)",
         "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='training'):\n    pass",
+        "import pandas\npandas.DataFrame({'a': [1, 2], 'b': [3, 4]})",
         "import os; os.getcwd() == os.path.abspath('../notebooks')",
     )
     notebook.cells[1].metadata = {"collapsed": True}
     names = [cell.id for cell in notebook.cells]
     ticks = []
     notebooks.execute(notebook, "09_run.ipynb", lambda done, total: ticks.append((done, total)))
-    assert ticks == [(2, 4), (3, 4), (4, 4)]
+    assert ticks == [(2, 5), (3, 5), (4, 5), (5, 5)]
     dirty = [r for r in (metadata, counts, outputs) if list(r(notebook, "09_run"))]
     assert dirty == [metadata, counts, outputs]
 
@@ -408,6 +409,8 @@ def test_a_run_is_followed_and_cleaned():
     assert [r for r in (metadata, counts, outputs) if list(r(notebook, "09_run"))] == []
     assert [cell.id for cell in notebook.cells] == names
     assert notebook.cells[-1].outputs[0].data["text/plain"] == "True"
+    table = notebook.cells[-2].outputs[0].data["text/html"]
+    assert "<th>0</th><td>1</td><td>3</td>\n" in table, "a row a line"
     once = copy.deepcopy(notebook)
     notebooks.clean(notebook)
     assert notebook == once
