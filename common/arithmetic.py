@@ -1,10 +1,13 @@
-"""Which operations compute in which number format."""
+"""Which operations compute in which number format, and how fast the machine is in each."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from common import session
 
 
 @contextmanager
@@ -32,3 +35,25 @@ class DepthwiseInFp32(TorchFunctionMode):
             with torch.autocast("cpu", enabled=False):
                 return function(args[0].float(), *args[1:], **(kwargs or {}))
         return function(*args, **(kwargs or {}))
+
+
+def matrix_rate(precision: str, seconds: float = 1.0) -> float:
+    """The multiply-adds a second that this machine reaches in a product of large matrices."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    n = 8192 if session.device().type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=session.device()).to(dtype) for _ in range(2))
+    return n**3 / fastest(lambda: a @ b, seconds)
+
+
+def fastest(work: Callable[[], object], seconds: float = 1.0) -> float:
+    """Seconds of the fastest repetition of `work` within so many seconds, after two to warm up."""
+    synchronize = torch.cuda.synchronize if session.device().type == "cuda" else lambda: None
+    work(), work()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        synchronize()
+        start = time.perf_counter()
+        work()
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best

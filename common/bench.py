@@ -23,6 +23,7 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from common import probe, records, session, train, zoo
+from common.arithmetic import fastest, matrix_rate
 from common.config import Config
 from common.data import Batches, ImageSet, load
 
@@ -161,33 +162,11 @@ def in_turn(usual: Iterator[int], ours: Iterator[int], seconds: float, rounds: i
     }
 
 
-def matrix_rate(precision: str) -> float:
-    """The multiply-adds a second that this machine reaches in a product of large matrices."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    n = 8192 if session.device().type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=session.device()).to(dtype) for _ in range(2))
-    return n**3 / fastest(lambda: a @ b)
-
-
 def bandwidth() -> float:
     """The bytes a second that this machine reads and writes in a copy of 256 MB."""
     source = torch.zeros(2**28, dtype=torch.uint8, device=session.device())
     target = torch.ones_like(source)
     return 2 * source.numel() / fastest(lambda: target.copy_(source))
-
-
-def fastest(work: Callable[[], object], seconds: float = 1.0) -> float:
-    """Seconds of the fastest repetition of `work` within so many seconds, after two to warm up."""
-    synchronize = torch.cuda.synchronize if session.device().type == "cuda" else lambda: None
-    work(), work()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        synchronize()
-        start = time.perf_counter()
-        work()
-        synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def least_work(model: nn.Module, shape: tuple[int, int, int, int]) -> tuple[float, float]:

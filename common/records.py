@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from common import parallel, probe, session
+from common.arithmetic import matrix_rate
 from common.config import Config
 from common.data import Batches, ImageSet
 from common.names import file_name
@@ -49,7 +50,7 @@ FIELDS = {  # every record has these; the types are checked when it is read
     "commit": str,
     "config": dict,
 }
-LATER = ("errors",)  # not in the oldest records
+LATER = ("errors", "mfu")  # not in the oldest records
 # What makes two records the same run: they may differ in time and machine only.
 IDENTITY = (
     "model",
@@ -76,11 +77,16 @@ def make(
     """The record of one run: `model`, trained on `data` as `config` says and judged by `test`.
 
     Accuracies are 0 to 1, sizes in pixels, times in seconds. `mult_adds` is for one image;
-    `images_per_s` counts training only.
+    `images_per_s` counts training only. `mfu` is the model FLOPs utilisation (Chowdhery et al.
+    2022, section 4.1), 0 to 1: of the rate that large matrix products reach on this machine, the
+    share that forward and backward passes used, at three times the forward mult-adds.
     """
     epochs = history.epochs
     size = config.image_size or data.shape[-1]
     train_images = round(epochs[0]["images_per_s"] * epochs[0]["seconds"])
+    images_per_s = train_images * len(epochs) / history.train_seconds
+    mult_adds = probe.mult_adds(model, (1, data.shape[0], size, size))
+    limit = parallel.ranks() * matrix_rate(history.precision, seconds=0.1)
     return {
         "model": name,
         "dataset": data.name,
@@ -96,7 +102,7 @@ def make(
         "optimizer": config.optimizer,
         "lr": float(config.lr),
         "params": sum(p.numel() for p in model.parameters()),
-        "mult_adds": probe.mult_adds(model, (1, data.shape[0], size, size)),
+        "mult_adds": mult_adds,
         "history": {
             "epochs": epochs,
             "batch_losses": [round(loss, 4) for loss in history.batch_losses],
@@ -107,7 +113,8 @@ def make(
         "class_accuracy": dict(zip(data.classes, test.class_accuracy, strict=True)),
         "errors": errors(test, data),
         "train_seconds": history.train_seconds,
-        "images_per_s": train_images * len(epochs) / history.train_seconds,
+        "images_per_s": images_per_s,
+        "mfu": 3 * mult_adds * images_per_s / limit,
         "peak_memory_bytes": history.peak_memory_bytes,
         "device": device_name(),
         "precision": history.precision,

@@ -46,6 +46,14 @@ def yours():
     return session.runs_folder() / "records"
 
 
+def test_utilisation_is_of_the_rate_of_all_processes(run, monkeypatch):
+    monkeypatch.setattr(records, "matrix_rate", lambda precision, seconds: 1e9)
+    monkeypatch.setattr(records.parallel, "ranks", lambda: 2)
+    record = records.make("lenet5", *run, experiment="a test")
+    forward = 89_856 + 154_624 + 30_840 + 10_164 + 850  # mult-adds of an image, biases included
+    assert record["mfu"] == pytest.approx(3 * forward * record["images_per_s"] / 2e9)
+
+
 def test_a_record_says_what_was_run(run, record):
     _, _, config, history, test = run
     assert set(record) == {*records.FIELDS, *records.LATER}
@@ -58,6 +66,7 @@ def test_a_record_says_what_was_run(run, record):
         "commit": session.commit(),
     }  # fmt: skip
     assert {key: record[key] for key in expected} == expected
+    assert 0 < record["mfu"] < 1
     assert record["class_accuracy"] == dict(zip("0123456789", test.class_accuracy, strict=True))
     assert record["images_per_s"] == pytest.approx(300 / history.train_seconds)
     assert record["history"]["epochs"] == history.epochs
