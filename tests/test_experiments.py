@@ -81,6 +81,12 @@ def test_the_course_is_one_recipe_for_eight_notebooks():
     assert len({tuple(getattr(run.config, key) for key in recipe) for run in table}) == 1
 
 
+def test_no_digit_is_mirrored():
+    for table in EXPERIMENTS.values():
+        for run in table:
+            assert run.dataset != "mnist" or "flip" not in run.config.augment, run.name
+
+
 def test_settings_of_one_run(monkeypatch):
     assert experiments.settings("report-d", "lenet5").epochs == 1
     monkeypatch.setenv("CNN_PROFILE", "full")
