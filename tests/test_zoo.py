@@ -266,3 +266,10 @@ def test_results_of_one_model_and_set():
 
 def test_the_home_of_the_notebooks():
     assert zoo.NOTEBOOKS.parent == session.HOME
+
+
+def test_a_network_can_be_compiled_whole():
+    net = zoo.build("lenet5").eval()
+    x = torch.randn(2, 1, 28, 28)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), net(x))
