@@ -34,9 +34,9 @@ def everything() -> dict[str, str]:
         for name, (variant, _) in zoo.variants().items()
     }
     drawings["timeline"] = timeline()
-    results = compare.at_a_glance()
-    clothes = results[(results["dataset"] == "fashion_mnist") & (results["profile"] == "laptop")]
-    notebooks = clothes["model"].map(lambda name: zoo.variants()[name][1])
+    results = compare.at_a_glance(profile="laptop")
+    clothes = results[results["dataset"] == "fashion_mnist"]
+    notebooks = clothes["network"].map(lambda name: zoo.variants()[name][1])
     clothes = clothes[~notebooks.duplicated()]  # the best of each notebook
     if len(clothes):
         title = "Fashion-MNIST, recorded runs on a laptop's budget: accuracy against "

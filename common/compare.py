@@ -164,12 +164,16 @@ def reported(row) -> float:
     return math.nan
 
 
-def at_a_glance() -> pd.DataFrame:
-    """The README's table: the best recorded run of each model on real images, by data set."""
+def at_a_glance(profile: str | None = None) -> pd.DataFrame:
+    """The best recorded run of each network on real images, by data set: in one profile, or any.
+
+    `network` is the model without what an experiment varies: "lenet5 (lr 0.1)" is a lenet5.
+    """
     runs, _ = records.read_all(yours=False)
-    variations = runs["model"].str.contains(" (", regex=False)  # of an experiment: no net's best
-    frame = grouped(runs[~runs["stand_in"].astype(bool) & ~variations])
-    return frame.drop_duplicates(["model", "dataset", "source"]).reset_index(drop=True)
+    wanted = ~runs["stand_in"].astype(bool) & (runs["profile"] == (profile or runs["profile"]))
+    frame = grouped(runs[wanted])
+    frame["network"] = [name.split(" (")[0] for name in frame["model"]]
+    return frame.drop_duplicates(["network", "dataset", "source"]).reset_index(drop=True)
 
 
 def text(frame: pd.DataFrame) -> str:

@@ -153,7 +153,6 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Run("googlenet", D, options={"dropout": 0.5}, label="dropout 0.5"),
         # Ours: one change, the learning rate rises at first and then falls to 0.
         Run("resnet18_shared", replace(D_WARM, image_size=28), label="at 28 x 28, warm-up"),
-        Run("alexnet_small", D_WARM, label="warm-up"),
         Run("mobilenet", D_WARM, label="warm-up"),
         Run("googlenet", D_WARM, label="warm-up"),
     ),
