@@ -1,6 +1,7 @@
 """One JSON record a run: written by the notebooks and the command line, read by 99_compare."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -86,7 +87,7 @@ def make(
     train_images = round(epochs[0]["images_per_s"] * epochs[0]["seconds"])
     images_per_s = train_images * len(epochs) / history.train_seconds
     mult_adds = probe.mult_adds(model, (1, data.shape[0], size, size))
-    limit = parallel.ranks() * matrix_rate(history.precision, seconds=0.1)
+    limit = parallel.ranks() * rate_of(history.precision, torch.get_num_threads())
     return {
         "model": name,
         "dataset": data.name,
@@ -122,6 +123,12 @@ def make(
         "commit": session.commit(),
         "config": dataclasses.asdict(config),
     }
+
+
+@functools.cache
+def rate_of(precision: str, threads: int) -> float:
+    """The `matrix_rate` of this machine with so many threads, measured once in a process."""
+    return matrix_rate(precision, seconds=0.1)
 
 
 def errors(test: Evaluation, data: ImageSet) -> dict[str, int]:

@@ -47,7 +47,7 @@ def yours():
 
 
 def test_utilisation_is_of_the_rate_of_all_processes(run, monkeypatch):
-    monkeypatch.setattr(records, "matrix_rate", lambda precision, seconds: 1e9)
+    monkeypatch.setattr(records, "rate_of", lambda precision, threads: 1e9)
     monkeypatch.setattr(records.parallel, "ranks", lambda: 2)
     record = records.make("lenet5", *run, experiment="a test")
     forward = 89_856 + 154_624 + 30_840 + 10_164 + 850  # mult-adds of an image, biases included
