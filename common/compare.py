@@ -114,10 +114,15 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
     return board.reindex(columns=BOARD).sort_values(by, ascending=not descending, kind="stable")
 
 
+def network(model: str) -> str:
+    """A record's model without what its experiment varies: "lenet5 (lr 0.1)" is a lenet5."""
+    return model.split(" (")[0]
+
+
 @functools.cache
 def architecture(model: str) -> dict:
     """Year, depth and receptive field of a record's model, empty where the zoo does not have it."""
-    name = model.split(" (")[0]
+    name = network(model)
     if name not in zoo.names():
         return {"year": None, "depth": None, "field": None}
     row, notebook = zoo.variants()[name]
@@ -165,14 +170,11 @@ def reported(row) -> float:
 
 
 def at_a_glance(profile: str | None = None) -> pd.DataFrame:
-    """The best recorded run of each network on real images, by data set: in one profile, or any.
-
-    `network` is the model without what an experiment varies: "lenet5 (lr 0.1)" is a lenet5.
-    """
+    """The best recorded run of each `network` on real images and data set, in a profile or any."""
     runs, _ = records.read_all(yours=False)
     wanted = ~runs["stand_in"].astype(bool) & (runs["profile"] == (profile or runs["profile"]))
     frame = grouped(runs[wanted])
-    frame["network"] = [name.split(" (")[0] for name in frame["model"]]
+    frame["network"] = frame["model"].map(network)
     return frame.drop_duplicates(["network", "dataset", "source"]).reset_index(drop=True)
 
 
