@@ -59,9 +59,9 @@ def test_every_reported_result_has_its_run_with_the_reports_settings(result):
 
 
 def test_settings_the_reports_print():
-    a = {run.name: run.config for run in EXPERIMENTS["report-a"]}
+    a = [run.config for run in EXPERIMENTS["report-a"] if not run.label]
     assert len(a) == 7
-    for config in a.values():
+    for config in a:
         assert (config.optimizer, config.lr, config.weight_decay) == ("adam", 1e-4, 1e-3)
         assert (config.batch_size, config.patience) == (64, 3)
     d = {run.name: run.config for run in EXPERIMENTS["report-d"]}
@@ -79,6 +79,18 @@ def test_the_course_is_one_recipe_for_eight_notebooks():
     assert len({zoo.variants()[run.model][1] for run in table}) == 8
     recipe = ("optimizer", "lr", "weight_decay", "schedule", "label_smoothing", "augment", "epochs")
     assert len({tuple(getattr(run.config, key) for key in recipe) for run in table}) == 1
+
+
+def test_our_recipe_for_report_a_is_the_course_s_in_the_report_s_epochs():
+    course = EXPERIMENTS["course-mnist"][0].config
+    ours = [run for run in EXPERIMENTS["report-a"] if run.label]
+    reports = [run for run in EXPERIMENTS["report-a"] if not run.label]
+    assert [run.model for run in ours] == [run.model for run in reports if run.model != "lenet5_bn"]
+    for run in ours:
+        assert run.config.epochs == reports[0].config.epochs
+        for key in ("optimizer", "weight_decay", "schedule", "label_smoothing", "augment"):
+            assert getattr(run.config, key) == getattr(course, key), (run.name, key)
+        assert run.label == f"our recipe at {run.config.image_size} x {run.config.image_size}"
 
 
 def test_no_digit_is_mirrored():
