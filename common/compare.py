@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 
-from common import probe, records, reports, zoo
+from common import probe, records, reports, sources, zoo
 from common.names import unknown
 
 # Of each notebook's architecture, the year in which it was first published.
@@ -112,6 +112,44 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
     board = board.assign(**about)
     descending = by in ("accuracy", "images_per_s", "n")
     return board.reindex(columns=BOARD).sort_values(by, ascending=not descending, kind="stable")
+
+
+def beside_reports(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every figure of the reports, and what rows of `grouped` have to set beside it.
+
+    `stated` is the report's accuracy, `ours` that of the same run here, in `profile`; both in per
+    cent. `best` is the best accuracy of the same network on the same `source` of images by any
+    recipe, at any size, and `by` says which run that is. One row for each source and profile.
+    """
+    stated = pd.DataFrame(reports.REPORTED)[["report", "model", "dataset", "accuracy"]]
+    stated["experiment"] = "report-" + stated["report"].str.lower()
+    stated["network"] = stated["model"].map(network)
+    best = frame.sort_values("accuracy", ascending=False).rename(columns={"accuracy": "best"})
+    best["network"] = best["model"].map(network)
+    best["by"] = best["experiment"] + ", " + best["model"] + ", " + best["profile"]
+    one = ["network", "dataset", "source"]
+    same = ["model", "dataset", "experiment", "source"]
+    ours = frame[[*same, "profile", "accuracy"]].rename(columns={"accuracy": "ours"})
+    both = stated.merge(best.drop_duplicates(one)[[*one, "best", "by"]], how="left", on=one[:2])
+    both = both.merge(ours, how="left", on=same).rename(columns={"accuracy": "stated"})
+    columns = ["report", "model", "dataset", "stated", "source", "ours", "profile", "best", "by"]
+    return both[columns]
+
+
+def classes_beside_report_e(runs: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy by class of CIFAR-10 (per cent): what report E states, under it our best run.
+
+    `runs` are records as `records.read_all` returns them; each source of images has its own row.
+    """
+    cifar = runs[runs["dataset"] == "cifar10"].sort_values("test_accuracy", ascending=False)
+    rows = {}
+    for model, stated in reports.CLASS_ACCURACY.items():
+        rows[f"{model}, report E"] = stated
+        for run in cifar[cifar["model"] == model].drop_duplicates("source").itertuples():
+            shares = run.class_accuracy.values()
+            rows[f"{model}, {run.source}, {run.profile}"] = [100 * share for share in shares]
+    classes = sources.KNOWN["cifar10"].classes
+    return pd.DataFrame.from_dict(rows, orient="index", columns=classes)
 
 
 def network(model: str) -> str:

@@ -11,7 +11,7 @@ class Reported(NamedTuple):
     """One result of one report."""
 
     report: str
-    model: str  # as in common.zoo
+    model: str  # a run of the report's experiment, by its name there
     dataset: str
     params: int
     accuracy: float | None
@@ -19,10 +19,11 @@ class Reported(NamedTuple):
     epochs: int | None  # None where the report does not say
     machine: str | None
     mult_adds: float | None = None
-    batch_size: int = 64
+    batch_size: int | None = 64  # None where it changes during the training
 
 
 A, C, D = "NVIDIA A100 40 GB", "GeForce 940MX", "GeForce MX250"
+DROPOUT = "alexnet_cifar_dropout"
 
 REPORTED = (
     Reported("A", "lenet5_bn", "mnist", 61_750, 97.48, 40.72, 5, A, 27.08e6),
@@ -34,14 +35,28 @@ REPORTED = (
     Reported("A", "googlenet", "mnist", 5_977_530, 99.07, 193.44, 5, A, 96.40e9),
     Reported("C", "alexnet_cifar_plain", "cifar10", 2_089_162, 75.56, None, 50, C),
     Reported("C", "alexnet_cifar", "cifar10", 2_091_274, 80.30, None, 50, C),
-    Reported("C", "alexnet_cifar_dropout", "cifar10", 2_091_274, 82.95, None, 50, C),
+    Reported("C", DROPOUT, "cifar10", 2_091_274, 82.95, None, 50, C),
+    Reported("C", f"{DROPOUT} (with flips)", "cifar10", 2_091_274, 86.01, None, 50, C),
+    Reported("C", f"{DROPOUT} (batch size in stages)", "cifar10", 2_091_274, 88.63, None, 50, C,
+             batch_size=None),
+    Reported("C", f"{DROPOUT} (stages, lr 0.05, 0.005, 0.0005)", "cifar10", 2_091_274, 89.49, None,
+             50, C, batch_size=None),
     Reported("D", "lenet5", "mnist", 44_426, 97.44, 40.02, 5, D, batch_size=128),
     Reported("D", "alexnet_small", "mnist", 43_446_122, 99.13, 708.38, 5, D, batch_size=128),
     Reported("D", "resnet18_shared", "mnist", 11_001_546, 99.30, 1012.85, 5, D, batch_size=128),
     Reported("D", "mobilenet", "mnist", 3_216_650, 98.36, 666.95, 5, D, batch_size=128),
     Reported("D", "googlenet", "mnist", 5_977_530, 98.80, 693.56, 5, D, batch_size=128),
+    Reported("D", "resnet18_shared (at 28 x 28)", "mnist", 11_001_546, 97.5, None, 5, D,
+             batch_size=128),
     Reported("E", "resnet18_cifar", "cifar10", 11_173_962, 90.0, None, None, None),
-)
+    Reported("E", "densenet_cifar", "cifar10", 1_000_618, 92.0, None, None, None),
+)  # fmt: skip
+
+# Report E's test accuracy by class of CIFAR-10 (per cent), in the data set's order of classes.
+CLASS_ACCURACY = {
+    "resnet18_cifar": (93, 100, 78, 74, 95, 90, 98, 100, 93, 96),
+    "densenet_cifar": (96, 96, 89, 80, 94, 91, 92, 93, 98, 96),
+}
 
 # Parameters at the papers' own setting, 3 channels and 1,000 classes.
 PAPER_PARAMS = {

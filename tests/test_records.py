@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from common import compare, data, records, session, zoo
+from common import compare, data, records, session, sources, zoo
 from common.train import Config, evaluate, fit
 
 
@@ -231,6 +231,47 @@ def test_a_reports_figure_stands_beside_the_same_experiment_only(record, results
     assert reported.pop(("report-d", record["source"])) == 97.44
     assert len(reported) == 2
     assert all(map(math.isnan, reported.values()))
+
+
+def test_beside_a_reports_figure_stand_the_same_run_and_our_best(record, results):
+    same = record | {"dataset": "mnist", "experiment": "report-d", "profile": "full"}
+    records.save(same | {"test_accuracy": 0.97})
+    records.save(same | {"test_accuracy": 0.95, "profile": "laptop"})
+    records.save(same | {"test_accuracy": 0.98, "model": "lenet5 (at 54 x 54)"})
+    records.save(same | {"test_accuracy": 0.99, "model": "vgg11 (our recipe at 32 x 32)"})
+    records.save(same | {"test_accuracy": 0.999, "dataset": "fashion_mnist"})
+    beside = compare.beside_reports(compare.table()[0])
+    found = beside[beside["model"] == "lenet5"].set_index("profile")
+    assert found["ours"].to_dict() == pytest.approx({"full": 97, "laptop": 95})
+    assert found["stated"].tolist() == [97.44, 97.44]
+    assert set(found["by"]) == {"report-d, lenet5 (at 54 x 54), full"}
+    vgg = beside[beside["model"] == "vgg11"].squeeze()
+    assert math.isnan(vgg["ours"])
+    assert vgg["best"] == pytest.approx(99)
+    assert beside[beside["dataset"] == "cifar10"]["best"].isna().all()
+    assert list(dict.fromkeys(beside["model"])) == list(
+        dict.fromkeys(result.model for result in compare.reports.REPORTED)
+    )
+
+
+def test_under_report_e_s_classes_stands_our_best_run_of_the_net(record, results):
+    shares = dict(zip(sources.KNOWN["cifar10"].classes, [0.5, *[0.25] * 9], strict=True))
+    cifar = record | {"dataset": "cifar10", "model": "densenet_cifar", "class_accuracy": shares}
+    records.save(cifar | {"test_accuracy": 0.3, "source": "JPEG"})
+    worse = dict.fromkeys(shares, 0.1)
+    records.save(with_seed(cifar | {"source": "JPEG", "class_accuracy": worse}, 1, 0.1))
+    records.save(record | {"model": "densenet_cifar"})  # of another data set
+    found = compare.classes_beside_report_e(records.read_all()[0])
+    ours = f"densenet_cifar, JPEG, {record['profile']}"
+    assert list(found.index) == ["resnet18_cifar, report E", "densenet_cifar, report E", ours]
+    assert found["airplane"].tolist() == [93, 96, 50]
+    assert found["truck"].tolist() == [96, 96, 25]
+
+
+def test_the_reports_figures_stand_alone_without_runs(results):
+    beside = compare.beside_reports(compare.table()[0])
+    assert len(beside) == len(compare.reports.REPORTED)
+    assert beside[["ours", "best", "by"]].isna().all(axis=None)
 
 
 def test_errors_are_the_images_taken_for_something_else(run, record):

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from common import inside, probe, reports, session, zoo
-from common.reports import LAYER_PARAMS, LAYER_SHAPES, PAPER_PARAMS, REPORTED
+from common.compare import network
+from common.reports import CLASS_ACCURACY, LAYER_PARAMS, LAYER_SHAPES, PAPER_PARAMS, REPORTED
 
 
 def of_zoo(name: str, **options) -> nn.Module:
@@ -210,10 +211,11 @@ def as_printed(value: float) -> str:
 
 @pytest.mark.parametrize("row", REPORTED, ids=lambda row: f"{row.report}-{row.model}")
 def test_reported_totals(row):
-    model = of_zoo(row.model)
-    assert count(model) == row.params == zoo.variant(row.model).params
+    name = network(row.model)
+    model = of_zoo(name)
+    assert count(model) == row.params == zoo.variant(name).params
     if row.mult_adds is not None:
-        table = probe.layers(model, (row.batch_size, *zoo.variant(row.model).input_shape))
+        table = probe.layers(model, (row.batch_size, *zoo.variant(name).input_shape))
         assert as_printed(table["mult_adds"].sum()) == as_printed(row.mult_adds)
 
 
@@ -257,6 +259,15 @@ def test_lenets_layers_are_all_reported():
 def test_counts_are_printed_as_torchinfo_does():
     printed = [as_printed(x) for x in (27_083_456, 60.08e9, 483.499e9, 1.25e12)]
     assert printed == ["27.08 M", "60.08 G", "483.50 G", "1.25 T"]
+
+
+def test_report_e_s_classes_have_nearly_the_mean_it_states():
+    """91.7 and 92.5 for a stated 90 and 92: the report does not say why they differ."""
+    for result in REPORTED:
+        if result.report == "E":
+            classes = CLASS_ACCURACY[result.model]
+            assert len(classes) == 10
+            assert abs(sum(classes) / 10 - result.accuracy) < 2
 
 
 def test_results_of_one_model_and_set():
