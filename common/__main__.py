@@ -124,12 +124,11 @@ def measure(options: argparse.Namespace) -> int:
 
     if options.save and options.quick:
         raise ValueError("--save is for full rounds: leave out --quick.")
-    seconds, rounds, most = (0.5, 2, 32) if options.quick else (3.0, 5, 128)
-    rows = bench.networks(
-        options.only, seconds=seconds, rounds=rounds, precision=options.precision, most=most
-    )
+    short = {"seconds": 0.5, "rounds": 2} if options.quick else {}
+    small = {"most": 32} if options.quick else {}
+    rows = bench.networks(options.only, precision=options.precision, **short, **small)
     if not options.only:
-        rows += bench.loaders(seconds, rounds=rounds)
+        rows += bench.loaders(**short)
     if not (options.only or options.quick):
         rows += bench.starting()
     if options.save:

@@ -39,6 +39,7 @@ NETWORKS = {
     "densenet121": (96, 32, {}),
 }
 ROUNDS = 5
+SECONDS = 3.0  # of each side in a round
 LOADER_BATCH = 128
 
 
@@ -187,7 +188,7 @@ def least_work(model: nn.Module, shape: tuple[int, int, int, int]) -> tuple[floa
 def networks(
     names: list[str] | None = None,
     *,
-    seconds: float = 3.0,
+    seconds: float = SECONDS,
     rounds: int = ROUNDS,
     precision: str = "auto",
     most: int = 128,
@@ -253,7 +254,7 @@ def networks(
 
 
 def loaders(
-    seconds: float = 2.0, sizes: tuple[int, ...] = (28, 224), rounds: int = ROUNDS
+    seconds: float = SECONDS, sizes: tuple[int, ...] = (28, 224), rounds: int = ROUNDS
 ) -> list[dict]:
     """Throughput of both loaders on MNIST at each size (pixels)."""
     data = load("mnist")
