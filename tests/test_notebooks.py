@@ -389,6 +389,21 @@ def test_a_cell_that_ends_the_kernel_is_named():
         notebooks.execute(code("1", "import os; os._exit(1)", "2"), "09_dead.ipynb")
 
 
+def test_only_a_table_that_styles_nothing_loses_its_classes():
+    look = "Styler(pandas.DataFrame({'a': [1], 'b': [2]}), cell_ids=False).hide(axis='index')"
+    notebook = code(
+        f"import pandas\nfrom pandas.io.formats.style import Styler\n{look}",
+        f"{look}.set_table_styles([{{'selector': '.col1', 'props': 'color: red'}}])",
+    )
+    notebooks.execute(notebook, "09_styled.ipynb")
+    notebooks.clean(notebook)
+    plain, red = (cell.outputs[0].data["text/html"] for cell in notebook.cells[-2:])
+    assert "<th>a</th><th>b</th>" in plain
+    assert "<td>1</td><td>2</td>" in plain
+    assert ".col1 {" in red
+    assert 'class="data row0 col1"' in red
+
+
 def test_a_run_is_followed_and_cleaned():
     """What clean() leaves of a real run keeps the rules, and a second clean() changes nothing."""
     notebook = code(
