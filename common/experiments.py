@@ -61,7 +61,7 @@ C = Config(epochs=50, batch_size=64, optimizer="sgd", lr=1e-3, image_size=32)
 C_FLIPS = replace(C, augment=("flip",))
 C_STAGES = replace(C_FLIPS, batch_size=((20, 32), (20, 128), (10, 256)))
 C_RATES = replace(C_STAGES, lr=0.05, schedule="multistep", milestones=(20, 40))
-C_LAPTOP = {"epochs": 3, "train_images": 4_000}
+C_LAPTOP = {"epochs": 3, "train_images": 4_000, "lr": 1e-2}  # at 1e-3 the plain net only guesses
 C_SHORT = C_LAPTOP | {"batch_size": ((1, 32), (1, 128), (1, 256))}
 Cifar = functools.partial(Run, dataset="cifar10", laptop=C_LAPTOP)
 
@@ -150,10 +150,11 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Cifar("alexnet_cifar_dropout", C_FLIPS, label="with flips"),
         Cifar("alexnet_cifar_dropout", C_STAGES, label="batch size in stages", laptop=C_SHORT),
         Cifar("alexnet_cifar_dropout", C_RATES, label="stages, lr 0.05, 0.005, 0.0005",
-              laptop=C_SHORT | {"milestones": (1, 2)}),
+              laptop=C_SHORT | {"lr": 0.05, "milestones": (1, 2)}),
         Cifar("alexnet_cifar_plain", C, options={"activation": nn.Sigmoid}, label="sigmoid"),
         Cifar("alexnet_cifar", C, options={"activation": nn.Sigmoid}, label="sigmoid with BN"),
-        Cifar("alexnet_cifar", replace(C, optimizer="adam"), label="Adam"),
+        Cifar("alexnet_cifar", replace(C, optimizer="adam"), label="Adam",
+              laptop=C_LAPTOP | {"lr": C.lr}),
     ),
     "report-d": (
         Run("lenet5", D_LENET),
