@@ -95,7 +95,7 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
                 "origin": f"report {result.report}",
                 "model": result.model,
                 "dataset": result.dataset,
-                "experiment": f"report-{result.report.lower()}",
+                "experiment": result.experiment,
                 "params": result.params,
                 "mult_adds": result.mult_adds and result.mult_adds / result.batch_size,
                 "epochs": result.epochs,
@@ -117,23 +117,24 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
 def beside_reports(frame: pd.DataFrame) -> pd.DataFrame:
     """Every figure of the reports, and what rows of `grouped` have to set beside it.
 
-    `stated` is the report's accuracy, `ours` that of the same run here, in `profile`; both in per
-    cent. `best` is the best accuracy of the same network on the same `source` of images by any
-    recipe, at any size, and `by` says which run that is. One row for each source and profile.
+    `stated` is the report's accuracy, `ours` that of the same run here, in `profile` and of
+    `origin`; both in per cent. `best` is the best accuracy of the same network on the same `source`
+    of images by any recipe, at any size, and `by` says which run that is.
     """
     stated = pd.DataFrame(reports.REPORTED)[["report", "model", "dataset", "accuracy"]]
-    stated["experiment"] = "report-" + stated["report"].str.lower()
+    stated["experiment"] = [result.experiment for result in reports.REPORTED]
     stated["network"] = stated["model"].map(network)
     best = frame.sort_values("accuracy", ascending=False).rename(columns={"accuracy": "best"})
     best["network"] = best["model"].map(network)
-    best["by"] = best["experiment"] + ", " + best["model"] + ", " + best["profile"]
+    named = best["experiment"] + ", " + best["model"]
+    best["by"] = named + ", " + best["profile"] + ", " + best["origin"]
     one = ["network", "dataset", "source"]
     same = ["model", "dataset", "experiment", "source"]
-    ours = frame[[*same, "profile", "accuracy"]].rename(columns={"accuracy": "ours"})
+    ours = frame[[*same, "profile", "origin", "accuracy"]].rename(columns={"accuracy": "ours"})
     both = stated.merge(best.drop_duplicates(one)[[*one, "best", "by"]], how="left", on=one[:2])
     both = both.merge(ours, how="left", on=same).rename(columns={"accuracy": "stated"})
-    columns = ["report", "model", "dataset", "stated", "source", "ours", "profile", "best", "by"]
-    return both[columns]
+    columns = ["report", "model", "dataset", "stated", "source", "ours", "profile", "origin"]
+    return both[[*columns, "best", "by"]]
 
 
 def classes_beside_report_e(runs: pd.DataFrame) -> pd.DataFrame:
@@ -142,14 +143,13 @@ def classes_beside_report_e(runs: pd.DataFrame) -> pd.DataFrame:
     `runs` are records as `records.read_all` returns them; each source of images has its own row.
     """
     cifar = runs[runs["dataset"] == "cifar10"].sort_values("test_accuracy", ascending=False)
-    rows = {}
+    classes, rows = sources.KNOWN["cifar10"].classes, {}
     for model, stated in reports.CLASS_ACCURACY.items():
-        rows[f"{model}, report E"] = stated
+        rows[f"{model}, report E"] = dict(zip(classes, stated, strict=True))
         for run in cifar[cifar["model"] == model].drop_duplicates("source").itertuples():
-            shares = run.class_accuracy.values()
-            rows[f"{model}, {run.source}, {run.profile}"] = [100 * share for share in shares]
-    classes = sources.KNOWN["cifar10"].classes
-    return pd.DataFrame.from_dict(rows, orient="index", columns=classes)
+            shares = pd.Series(run.class_accuracy)  # by name: a record's order is its own
+            rows[f"{model}, {run.source}, {run.profile}, {run.origin}"] = 100 * shares
+    return pd.DataFrame(rows).T.reindex(columns=classes)
 
 
 def network(model: str) -> str:
@@ -202,7 +202,7 @@ def distinct(labels: list[str]) -> list[str]:
 def reported(row) -> float:
     """The accuracy (per cent) a report states for this model, data set and experiment, or NaN."""
     for result in reports.of(row.model, row.dataset):
-        if row.experiment == f"report-{result.report.lower()}" and not row.stand_in:
+        if row.experiment == result.experiment and not row.stand_in:
             return result.accuracy
     return math.nan
 
@@ -210,8 +210,10 @@ def reported(row) -> float:
 def at_a_glance(profile: str | None = None) -> pd.DataFrame:
     """The best recorded run of each `network` on real images and data set, in a profile or any."""
     runs, _ = records.read_all(yours=False)
-    wanted = ~runs["stand_in"].astype(bool) & (runs["profile"] == (profile or runs["profile"]))
-    frame = grouped(runs[wanted])
+    runs = runs[~runs["stand_in"].astype(bool)]
+    if profile:
+        runs = runs[runs["profile"] == profile]
+    frame = grouped(runs)
     frame["network"] = frame["model"].map(network)
     return frame.drop_duplicates(["network", "dataset", "source"]).reset_index(drop=True)
 

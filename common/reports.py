@@ -19,11 +19,17 @@ class Reported(NamedTuple):
     epochs: int | None  # None where the report does not say
     machine: str | None
     mult_adds: float | None = None
-    batch_size: int | None = 64  # None where it changes during the training
+    batch_size: int | tuple = 64  # or stages, as in common.config
+
+    @property
+    def experiment(self) -> str:
+        """The experiment that runs it, as in common.experiments."""
+        return f"report-{self.report.lower()}"
 
 
 A, C, D = "NVIDIA A100 40 GB", "GeForce 940MX", "GeForce MX250"
 DROPOUT = "alexnet_cifar_dropout"
+STAGES = ((20, 32), (20, 128), (10, 256))  # epochs, images a batch
 
 REPORTED = (
     Reported("A", "lenet5_bn", "mnist", 61_750, 97.48, 40.72, 5, A, 27.08e6),
@@ -38,9 +44,9 @@ REPORTED = (
     Reported("C", DROPOUT, "cifar10", 2_091_274, 82.95, None, 50, C),
     Reported("C", f"{DROPOUT} (with flips)", "cifar10", 2_091_274, 86.01, None, 50, C),
     Reported("C", f"{DROPOUT} (batch size in stages)", "cifar10", 2_091_274, 88.63, None, 50, C,
-             batch_size=None),
+             batch_size=STAGES),
     Reported("C", f"{DROPOUT} (stages, lr 0.05, 0.005, 0.0005)", "cifar10", 2_091_274, 89.49, None,
-             50, C, batch_size=None),
+             50, C, batch_size=STAGES),
     Reported("D", "lenet5", "mnist", 44_426, 97.44, 40.02, 5, D, batch_size=128),
     Reported("D", "alexnet_small", "mnist", 43_446_122, 99.13, 708.38, 5, D, batch_size=128),
     Reported("D", "resnet18_shared", "mnist", 11_001_546, 99.30, 1012.85, 5, D, batch_size=128),

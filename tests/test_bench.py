@@ -106,7 +106,7 @@ def test_any_network_of_the_zoo_can_be_measured():
 def test_the_short_form_has_smaller_batches(monkeypatch):
     asked, networks = {}, bench.networks
     monkeypatch.setattr(bench, "networks", lambda names, **kind: asked.update(kind) or [{}])
-    monkeypatch.setattr(bench, "loaders", lambda **kind: [])
+    monkeypatch.setattr(bench, "loaders", lambda seconds, rounds: [])
     assert main(["bench", "--quick"]) == 0
     training, _ = networks(["lenet5_bn"], **asked | {"seconds": 0.01, "rounds": 1})
     assert training["batch_size"] == asked["most"] < 64

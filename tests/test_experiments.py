@@ -48,11 +48,11 @@ def test_no_two_runs_of_an_experiment_are_the_same(name):
 
 @pytest.mark.parametrize("result", reports.REPORTED, ids=lambda r: f"{r.report}-{r.model}")
 def test_every_reported_result_has_its_run_with_the_reports_settings(result):
-    table = EXPERIMENTS[f"report-{result.report.lower()}"]
+    table = EXPERIMENTS[result.experiment]
     (run,) = [run for run in table if run.name == result.model and run.dataset == result.dataset]
     if result.epochs is not None:
         assert run.config.epochs == result.epochs
-        assert result.batch_size in (None, run.config.batch_size)
+        assert run.config.batch_size == result.batch_size
     channels = 3 if run.dataset == "cifar10" else 1
     model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **run.options)
     assert sum(p.numel() for p in model.parameters()) == result.params

@@ -244,7 +244,8 @@ def test_beside_a_reports_figure_stand_the_same_run_and_our_best(record, results
     found = beside[beside["model"] == "lenet5"].set_index("profile")
     assert found["ours"].to_dict() == pytest.approx({"full": 97, "laptop": 95})
     assert found["stated"].tolist() == [97.44, 97.44]
-    assert set(found["by"]) == {"report-d, lenet5 (at 54 x 54), full"}
+    assert found["origin"].tolist() == ["yours", "yours"]
+    assert set(found["by"]) == {"report-d, lenet5 (at 54 x 54), full, yours"}
     vgg = beside[beside["model"] == "vgg11"].squeeze()
     assert math.isnan(vgg["ours"])
     assert vgg["best"] == pytest.approx(99)
@@ -256,13 +257,14 @@ def test_beside_a_reports_figure_stand_the_same_run_and_our_best(record, results
 
 def test_under_report_e_s_classes_stands_our_best_run_of_the_net(record, results):
     shares = dict(zip(sources.KNOWN["cifar10"].classes, [0.5, *[0.25] * 9], strict=True))
-    cifar = record | {"dataset": "cifar10", "model": "densenet_cifar", "class_accuracy": shares}
-    records.save(cifar | {"test_accuracy": 0.3, "source": "JPEG"})
+    cifar = record | {"dataset": "cifar10", "model": "densenet_cifar"}
+    backwards = dict(reversed(shares.items()))  # the names count, not their order
+    records.save(cifar | {"test_accuracy": 0.3, "source": "JPEG", "class_accuracy": backwards})
     worse = dict.fromkeys(shares, 0.1)
     records.save(with_seed(cifar | {"source": "JPEG", "class_accuracy": worse}, 1, 0.1))
     records.save(record | {"model": "densenet_cifar"})  # of another data set
     found = compare.classes_beside_report_e(records.read_all()[0])
-    ours = f"densenet_cifar, JPEG, {record['profile']}"
+    ours = f"densenet_cifar, JPEG, {record['profile']}, yours"
     assert list(found.index) == ["resnet18_cifar, report E", "densenet_cifar, report E", ours]
     assert found["airplane"].tolist() == [93, 96, 50]
     assert found["truck"].tolist() == [96, 96, 25]
