@@ -147,10 +147,9 @@ def in_turn(usual: Iterator[int], ours: Iterator[int], seconds: float, rounds: i
     next(usual), next(ours)  # workers, caches and kernels are ready after the first step
     pairs = []
     for _ in range(rounds):
-        session.recycle_memory(False)
         slow = images_per_s(usual, seconds)
-        session.recycle_memory()
-        pairs.append((slow, images_per_s(ours, seconds)))
+        with session.recycled_memory():
+            pairs.append((slow, images_per_s(ours, seconds)))
     slow, fast = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratios = [b / a for a, b in pairs]
     return {

@@ -29,7 +29,8 @@ class Config:
     batch_size: int | tuple[tuple[int, int], ...] = 128
     optimizer: str = "adam"
     lr: float = 1e-3
-    momentum: float = 0.9  # SGD only, Nesterov's form
+    momentum: float = 0.9  # SGD only
+    nesterov: bool = False  # SGD only: look ahead by the momentum
     weight_decay: float = 0.0
     schedule: str = "constant"
     milestones: tuple[int, ...] = ()  # epochs
@@ -61,6 +62,7 @@ class Config:
             ("epochs", self.epochs >= 1, "1 or more"),
             ("lr", 0 < self.lr < math.inf, "a number above 0, such as 1e-3"),
             ("momentum", 0 <= self.momentum < 1, "0 or more and less than 1"),
+            ("nesterov", not self.nesterov or self.momentum > 0, "False where momentum is 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("patience", self.patience is None or self.patience >= 1, "1 or more, or None"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 or more and less than 1"),

@@ -31,7 +31,6 @@ def explained(
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that were too much
         optimizer.zero_grad()
-        session.recycle_memory(False)
         peak = session.peak_memory_bytes()
         used = f", of {peak / 1e9:.1f} GB used at most" if peak else ""
         said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__

@@ -7,6 +7,7 @@ import html
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ from common.names import unknown
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds common/ and notebooks/
 PROFILES = ("smoke", "laptop", "full")
-THREADS = torch.get_num_threads()  # as many as the machine or OMP_NUM_THREADS gives
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -157,29 +157,31 @@ def threads() -> str:
     return f"{n} thread" if n == 1 else f"{n} threads"
 
 
-def recycle_memory(on: bool = True) -> None:
-    """Keep the memory that tensors give back for those of the next step (GNU libc, else nothing).
+@contextlib.contextmanager
+def recycled_memory() -> Iterator[None]:
+    """Inside, the memory that tensors give back is kept for those of the next step (GNU libc only).
 
-    By default it goes back to the system, whose fresh pages cost a sixth of AlexNet's step. What
-    is free already goes back in any case, so that no training's peak counts what came before it.
+    By default it goes back to the system, whose fresh pages cost a sixth of AlexNet's step. At the
+    end all that is free goes back, so that no training's peak counts what came before it.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if on else 2**17)
-        libc.mallopt(M_MMAP_MAX, 0 if on else 2**16)
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(M_MMAP_MAX, 0)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_TRIM_THRESHOLD, 2**17)
+        libc.mallopt(M_MMAP_MAX, 2**16)
         libc.malloc_trim(0)
 
 
-def share_cores() -> None:
-    """Compute with one thread while other processes keep this machine's cores busy, else with all.
-
-    Threads that wait for each other spin, so that eight kernels with two threads each on two cores
-    take six times as long as eight with one.
-    """
-    if hasattr(os, "getloadavg"):  # not on Windows
-        busy = os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
-        torch.set_num_threads(1 if busy else THREADS)
+def own_generator() -> contextlib.AbstractContextManager[None]:
+    """Inside, torch's random numbers are drawn apart; afterwards the caller's go on as before."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else [])
 
 
 def describe() -> None:

@@ -18,5 +18,4 @@ if importlib.util.find_spec("torchinfo") is None:
 
 from common import session
 
-session.share_cores()
 session.describe()

@@ -18,7 +18,7 @@ from common import memory, parallel, plot, probe, sentinel, session
 from common.arithmetic import autocast
 from common.checkpoints import digest, load_checkpoint, save_checkpoint
 from common.config import Config
-from common.data import Batches, ImageSet, batch_sizes, split
+from common.data import Batches, ImageSet, batch_sizes, generator, split
 
 AUXILIARY_WEIGHT = 0.3  # Szegedy et al. 2015, section 5: weight of an auxiliary classifier's loss
 
@@ -84,7 +84,6 @@ def fit(
     show = show and parallel.rank() == 0
 
     # --- the model and its optimizer
-    session.recycle_memory()
     session.reset_peak_memory()
     device = session.device()
     model.to(device, memory_format=memory_format(model))
@@ -99,6 +98,7 @@ def fit(
         "data set": f"{data.name} from {data.source} {digest(data.train.labels.numpy().tobytes())}",
         "arithmetic": history.precision,
         "processes": parallel.ranks(),
+        "threads": torch.get_num_threads(),  # another number rounds otherwise
     }
     if saved := load_checkpoint(checkpoint, task):
         history, best_weights = History(**saved["history"]), saved["best_weights"]
@@ -114,11 +114,13 @@ def fit(
     bar.update(len(history.batch_losses))
     while not finished(history, config):
         epoch = len(history.epochs)
-        if session.in_notebook():
-            session.share_cores()  # with the kernels of a whole class, perhaps
         start = time.perf_counter()
-        with memory.explained(model, optimizer, batches, history.precision):
-            losses, accuracy = train_epoch(
+        with (
+            session.recycled_memory(),
+            session.own_generator(),
+            memory.explained(model, optimizer, batches, history.precision),
+        ):
+            losses, loss, accuracy = train_epoch(
                 net, batches, epoch, config, optimizer, scaler, history.precision, bar
             )
             seconds = time.perf_counter() - start
@@ -129,7 +131,7 @@ def fit(
         history.epochs.append(
             {
                 "epoch": epoch + 1,
-                "train_loss": sum(losses) / len(losses),
+                "train_loss": loss,
                 "train_accuracy": accuracy,
                 "val_loss": val_loss,
                 "val_accuracy": val_accuracy,
@@ -170,10 +172,14 @@ def train_epoch(
     scaler: torch.amp.GradScaler,
     precision: str,
     bar: tqdm,
-) -> tuple[list[float], float]:
-    """One pass over the training images: the loss of every batch, the share classified right."""
-    seed = config.seed * 1_000_003 + epoch
-    torch.manual_seed(seed + 1_009 * parallel.rank())  # dropout: anew each epoch, and repeatable
+) -> tuple[list[float], float, float]:
+    """One pass over the training images: every batch's loss, the mean over images, the accuracy.
+
+    These losses are what validation reports: cross entropy of the main output, without label
+    smoothing.
+    """
+    # Dropout: anew each epoch and process, and not the numbers that drew the first weights.
+    torch.manual_seed(generator(config.seed, epoch, parallel.rank(), 2).initial_seed())
     net.train()
     batches.batch_size = config.batch_size_at(epoch)
     sizes = batches.sizes
@@ -190,14 +196,15 @@ def train_epoch(
         scaler.scale(loss * share * parallel.ranks()).backward()
         scaler.step(optimizer)
         scaler.update()
-        if isinstance(outputs, tuple):  # validation has the main loss alone: keep that one
-            loss = loss_of(main_output(outputs), y, config.label_smoothing)
         # Only tensors are kept here: reading a value (.item()) would make the CPU wait.
-        losses.append(loss.detach() * share)
-        correct += (main_output(outputs).argmax(1) == y).sum()
+        logits = main_output(outputs).detach().float()
+        losses.append(cross_entropy(logits, y) * share)
+        correct += (logits.argmax(1) == y).sum()
         bar.update()
     accuracy = parallel.total(correct).item() / len(batches.indices)
-    return parallel.total(torch.stack(losses)).tolist(), accuracy
+    losses = parallel.total(torch.stack(losses)).tolist()
+    mean = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
+    return losses, mean, accuracy
 
 
 def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
@@ -314,15 +321,23 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     """The optimizer named in `config`, fused: one kernel for all weights instead of one each."""
     shared = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "sgd":
-        nesterov = config.momentum > 0
         return torch.optim.SGD(
-            model.parameters(), momentum=config.momentum, nesterov=nesterov, **shared
+            model.parameters(), momentum=config.momentum, nesterov=config.nesterov, **shared
         )
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(model.parameters(), **shared)
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow."""
-    widest = max((m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)), default=0)
-    return torch.channels_last if widest >= 32 else torch.contiguous_format
+    """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow.
+
+    Not where a 1 x 1 convolution strides over fewer than 8 channels: there, PyTorch 2.14 writes
+    past its memory on a CPU without bf16.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    unsafe = any(
+        m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels // m.groups < 8
+        for m in layers
+    )
+    wide = max((m.out_channels for m in layers), default=0) >= 32
+    return torch.channels_last if wide and not unsafe else torch.contiguous_format
