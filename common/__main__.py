@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     gc.disable()  # torch's import makes no garbage: looking for it costs an eighth of `list`
 
-from common import session
+from common import machine
 
 TOGETHER = ("train", "scaling")  # the commands that several processes can share
 
@@ -55,7 +55,7 @@ def train_network(options: argparse.Namespace) -> int:
 
     Killed and started again with the same words, it goes on after the last whole epoch.
     """
-    from common import data, experiments, parallel, zoo
+    from common import data, ddp, experiments, zoo
     from common.config import Config
 
     # What costs nothing goes first: a wrong name or number must not wait for a download.
@@ -73,8 +73,8 @@ def train_network(options: argparse.Namespace) -> int:
         image_size=size if options.image_size is None else options.image_size,
         seed=options.seed,
     )
-    with parallel.joined():
-        with parallel.first_alone():  # the others find what it downloads
+    with ddp.joined():
+        with ddp.first_alone():  # the others find what it downloads
             images = data.load(options.dataset, strict=options.strict)
         history, test, record = experiments.train_and_judge(
             options.name,
@@ -84,13 +84,13 @@ def train_network(options: argparse.Namespace) -> int:
             experiment="command line",
             show=not options.json,
         )
-        if parallel.rank() > 0:
+        if ddp.rank() > 0:
             return 0
     if options.json:
         print(json.dumps(record))
     else:
         print(history.frame().to_string(float_format="{:.4f}".format))
-        print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {session.runs_folder()}")
+        print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {machine.runs_folder()}")
     return 0
 
 
@@ -104,8 +104,8 @@ def run_experiment(options: argparse.Namespace) -> int:
         for name, table in experiments.EXPERIMENTS.items():
             print(f"{name:14}{', '.join(dict.fromkeys(run.name for run in table))}")
         return 0
-    experiments.runs_of(options.name, session.profile(), options.seeds, options.only)
-    print(f"profile {session.profile()}, device {session.device().type}", flush=True)
+    experiments.runs_of(options.name, machine.profile(), options.seeds, options.only)
+    print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
     try:
         for _ in experiments.perform(options.name, seeds=options.seeds, only=options.only):
             pass
@@ -120,7 +120,7 @@ def run_experiment(options: argparse.Namespace) -> int:
 
 def measure(options: argparse.Namespace) -> int:
     """Measure our training and loading against conventional ones, and against the machine."""
-    from common import bench
+    from tools import bench
 
     if options.save and options.quick:
         raise ValueError("--save is for full rounds: leave out --quick.")
@@ -139,11 +139,12 @@ def measure(options: argparse.Namespace) -> int:
 
 def measure_processes(options: argparse.Namespace) -> int:
     """Measure what several processes compute and send (start it with torchrun)."""
-    from common import bench, parallel, scaling
+    from common import ddp
+    from tools import bench, scaling
 
-    with parallel.joined():
+    with ddp.joined():
         rows = scaling.measure_scaling()
-        if parallel.rank() > 0:
+        if ddp.rank() > 0:
             return 0
     if options.save:
         bench.save_rows(rows, "scaling")
@@ -153,7 +154,7 @@ def measure_processes(options: argparse.Namespace) -> int:
 
 def run_class(options: argparse.Namespace) -> int:
     """Run notebooks in many kernels at once, as a class on one server does."""
-    from common import classroom
+    from tools import classroom
 
     found = classroom.run_together(options.notebooks, options.kernels)
     print(found.drop(columns="error").round(1).to_string())
@@ -168,11 +169,12 @@ def run_class(options: argparse.Namespace) -> int:
 
 def run_course(options: argparse.Namespace) -> int:
     """Execute notebooks in order into build/, then print the comparison table."""
-    from common import compare, notebooks, records
+    from common import compare, records
+    from tools import notebooks
 
     began = time.time()
     chosen = notebooks.paths(options.notebooks)
-    print(f"profile {session.profile()}, device {session.device().type}", flush=True)
+    print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
     for i, path in enumerate(chosen, 1):
         start = time.perf_counter()
         label = f"[{i}/{len(chosen)}] {path.stem}"
@@ -205,20 +207,20 @@ def run_course(options: argparse.Namespace) -> int:
 
 def draw_figures(options: argparse.Namespace) -> int:
     """Redraw figures/ from the models and records, and the tables of README and docs/."""
-    from common import charts
+    from tools import figures
 
-    drawings = charts.everything()
+    drawings = figures.everything()
     for name, drawing in drawings.items():
-        (session.HOME / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
-    for path, text in charts.documents().items():
-        (session.HOME / path).write_text(text, encoding="utf-8")
+        (machine.HOME / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
+    for path, text in figures.documents().items():
+        (machine.HOME / path).write_text(text, encoding="utf-8")
     print(f"{len(drawings)} pictures drawn in figures/, the tables of README and docs/ written")
     return 0
 
 
 def sync_cells(options: argparse.Namespace) -> int:
     """Rewrite the notebooks' setup and exercise cells from their one definition."""
-    from common import notebooks
+    from tools import notebooks
 
     for path in notebooks.paths():
         notebook = notebooks.read(path)
@@ -322,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
     )
     running.add_argument(
         "--out",
-        default=str(session.HOME / "build"),
+        default=str(machine.HOME / "build"),
         help="folder for the executed copies (default: build/)",
     )
     running.add_argument(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.overrides import TorchFunctionMode
 
-from common import session
+from common import machine
 
 
 @contextmanager
@@ -40,14 +40,14 @@ class DepthwiseInFp32(TorchFunctionMode):
 def matrix_rate(precision: str, seconds: float = 1.0) -> float:
     """The multiply-adds a second that this machine reaches in a product of large matrices."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    n = 8192 if session.device().type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=session.device()).to(dtype) for _ in range(2))
+    n = 8192 if machine.device().type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=machine.device()).to(dtype) for _ in range(2))
     return n**3 / fastest(lambda: a @ b, seconds)
 
 
 def fastest(work: Callable[[], object], seconds: float = 1.0) -> float:
     """Seconds of the fastest repetition of `work` within so many seconds, after two to warm up."""
-    synchronize = torch.cuda.synchronize if session.device().type == "cuda" else lambda: None
+    synchronize = torch.cuda.synchronize if machine.device().type == "cuda" else lambda: None
     work(), work()
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from common import exercises, session
-from common.names import unknown
+from common import exercises, machine
+from common.machine import unknown
 
 
 class NotYet(Exception):
@@ -123,7 +123,7 @@ def solution(name: str) -> None:
 def tell(heading: str, message: str, colour: str) -> None:
     """A coloured line in a notebook, plain text elsewhere."""
     text = f"{heading} {message}".strip()
-    if not session.in_notebook():
+    if not machine.in_notebook():
         print(text)
         return
     from html import escape

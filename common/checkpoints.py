@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from common import parallel, session
+from common import ddp, machine
 from common.config import Config
-from common.names import file_name
+from common.machine import file_name
 
 KEYS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")
 
@@ -16,7 +16,7 @@ KEYS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")
 def checkpoint_file(name: str, config: Config) -> Path:
     """The file for a training of this name and configuration, in the runs folder."""
     name = f"{name}-{digest(repr(config).encode())}.pt"
-    return session.runs_folder() / "checkpoints" / file_name(name)
+    return machine.runs_folder() / "checkpoints" / file_name(name)
 
 
 def digest(content: bytes) -> str:
@@ -29,7 +29,7 @@ def save_checkpoint(path: Path | None, task: dict, **state) -> None:
 
     Of several processes the first one writes.
     """
-    if path is None or parallel.rank() > 0:
+    if path is None or ddp.rank() > 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".tmp")  # what a killed process leaves is overwritten by the next
@@ -45,8 +45,8 @@ def load_checkpoint(path: Path | None, task: dict) -> dict | None:
 
     Raises ValueError when the file is damaged or belongs to another task, saying what differs.
     """
-    saved = read_checkpoint(path) if path is not None and parallel.rank() == 0 else None
-    saved = parallel.from_first(saved)
+    saved = read_checkpoint(path) if path is not None and ddp.rank() == 0 else None
+    saved = ddp.from_first(saved)
     if saved is None:
         return None
     for key in task:

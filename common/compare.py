@@ -6,7 +6,7 @@ import math
 import pandas as pd
 
 from common import probe, records, reports, sources, zoo
-from common.names import unknown
+from common.machine import unknown
 
 # Of each notebook's architecture, the year in which it was first published.
 YEARS = {

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from common.data import AUGMENTATIONS
-from common.names import unknown
-from common.session import PRECISIONS
+from common.machine import PRECISIONS, unknown
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup", "multistep")

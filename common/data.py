@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from common import session, sources
-from common.names import unknown
+from common import machine, sources
+from common.machine import unknown
 
 AUGMENTATIONS = ("crop", "flip", "colour")
 
@@ -113,7 +113,7 @@ def load(name: str, *, root: Path | str | None = None, strict: bool = False) -> 
     `strict` that last step is an error (FileNotFoundError). A file that is there but damaged is
     always an error (ValueError, FileNotFoundError), as is an unknown name (ValueError).
     """
-    root = session.data_folder() if root is None else Path(root)
+    root = machine.data_folder() if root is None else Path(root)
     if name == "digits":
         return image_set(name, sources.read_digits())
     if name not in sources.KNOWN:
@@ -137,7 +137,7 @@ def load(name: str, *, root: Path | str | None = None, strict: bool = False) -> 
         )
         if strict:
             raise FileNotFoundError(why) from error
-        session.notice(
+        machine.notice(
             f"NOT {name.upper()}: these are scikit-learn's 1,797 digits, enlarged to "
             f"{known.shape[1]} x {known.shape[2]} pixels and used in its place. {why}"
         )
@@ -223,7 +223,7 @@ class Batches:
             if name not in AUGMENTATIONS:
                 raise ValueError(unknown("augmentation", name, AUGMENTATIONS))
         chosen = getattr(data, part)
-        self.device = torch.device(device or session.device())
+        self.device = torch.device(device or machine.device())
         # On a GPU the whole set moves once, as bytes; on a CPU this copies nothing.
         self.images = chosen.images.to(self.device)
         self.labels = chosen.labels.to(self.device)

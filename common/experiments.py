@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from common import parallel, probe, records, session, zoo
+from common import ddp, machine, probe, records, zoo
 from common.checkpoints import checkpoint_file
 from common.config import Config
 from common.data import ImageSet, load
-from common.names import unknown
+from common.machine import unknown
 from common.train import Evaluation, History, fit
 
 
@@ -213,7 +213,7 @@ def settings(experiment: str, name: str) -> Config:
 
     Raises ValueError for an unknown experiment or run.
     """
-    runs = {run.name: run for run in runs_of(experiment, session.profile())}
+    runs = {run.name: run for run in runs_of(experiment, machine.profile())}
     if name not in runs:
         raise ValueError(unknown(f"run in {experiment}", name, tuple(runs)))
     return runs[name].config
@@ -257,7 +257,7 @@ def train_and_judge(
     model = build()
     file = checkpoint_file(f"{experiment}-{name}-{data.name}", config)
     history = fit(model, data, config, show=show, checkpoint=file)
-    if parallel.rank() > 0:
+    if ddp.rank() > 0:
         return history, None, None
     test, record = records.judge(name, model, data, config, history, experiment=experiment)
     file.unlink(missing_ok=True)
@@ -278,11 +278,11 @@ def perform(
     left, failed = [], []
     known = records.read_all()[0].to_dict("records")
     images = {}
-    for run in runs_of(experiment, session.profile(), seeds, only):
+    for run in runs_of(experiment, machine.profile(), seeds, only):
         if run.dataset not in images:
             images[run.dataset] = load(run.dataset)
         data = images[run.dataset]
-        if recorded(experiment, run, session.profile(), known, data.source):
+        if recorded(experiment, run, machine.profile(), known, data.source):
             say(f"recorded already: {run.name}, seed {run.config.seed}")
         else:
             left.append((run, data))

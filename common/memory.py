@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import nn
 
-from common import parallel, session
+from common import ddp, machine
 from common.arithmetic import autocast
 from common.data import Batches
 
@@ -31,11 +31,11 @@ def explained(
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that were too much
         optimizer.zero_grad()
-        peak = session.peak_memory_bytes()
+        peak = machine.peak_memory_bytes()
         used = f", of {peak / 1e9:.1f} GB used at most" if peak else ""
         said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         fits = None
-        if parallel.ranks() == 1:  # else the other processes wait for gradients
+        if ddp.ranks() == 1:  # else the other processes wait for gradients
             fits = largest_batch(model, optimizer, batches, precision)
         raise MemoryError(
             f"Out of memory with batch_size={batches.batch_size} on the "
@@ -68,7 +68,7 @@ def largest_batch(
     """
     free, size, peaks = free_memory(batches.device), 2, []
     while len(peaks) < 2 or (size < batches.batch_size and peaks[-1] - peaks[0] < free / 10):
-        session.reset_peak_memory()
+        machine.reset_peak_memory()
         try:
             step(model, optimizer, batches, size, precision)
         except (RuntimeError, MemoryError) as error:
@@ -76,7 +76,7 @@ def largest_batch(
                 raise
             traceback.clear_frames(error.__traceback__)
             return size // 2 if peaks else 0
-        peaks.append(session.peak_memory_bytes() or 0)
+        peaks.append(machine.peak_memory_bytes() or 0)
         size *= 2
     image = (peaks[-1] - peaks[-2]) / (size // 4)  # bytes, from batches of size / 4 and size / 2
     if image <= 0:

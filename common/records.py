@@ -14,14 +14,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from common import parallel, probe, session
+from common import ddp, machine, probe
 from common.arithmetic import matrix_rate
 from common.config import Config
 from common.data import Batches, ImageSet
-from common.names import file_name
+from common.machine import file_name
 from common.train import Evaluation, History, evaluate
 
-RESULTS = session.HOME / "results"
+RESULTS = machine.HOME / "results"
 PACKAGES = ("torch", "torchvision", "numpy")
 FIELDS = {  # every record has these; the types are checked when it is read
     "model": str,
@@ -87,14 +87,14 @@ def make(
     train_images = round(epochs[0]["images_per_s"] * epochs[0]["seconds"])
     images_per_s = train_images * len(epochs) / history.train_seconds
     mult_adds = probe.mult_adds(model, (1, data.shape[0], size, size))
-    limit = parallel.ranks() * rate_of(history.precision, torch.get_num_threads())
+    limit = ddp.ranks() * rate_of(history.precision, torch.get_num_threads())
     return {
         "model": name,
         "dataset": data.name,
         "source": data.source,
         "stand_in": data.stand_in,
         "experiment": experiment,
-        "profile": session.profile(),
+        "profile": machine.profile(),
         "image_size": size,
         "train_images": train_images,
         "seed": config.seed,
@@ -120,7 +120,7 @@ def make(
         "device": device_name(),
         "precision": history.precision,
         "versions": versions(),
-        "commit": session.commit(),
+        "commit": machine.commit(),
         "config": dataclasses.asdict(config),
     }
 
@@ -165,11 +165,11 @@ def versions() -> dict[str, str]:
 
 def device_name() -> str:
     """The GPU's name, or the CPU's with its threads, once for each process of the training."""
-    if session.device().type == "cuda":
+    if machine.device().type == "cuda":
         name = torch.cuda.get_device_name()
     else:
-        name = f"{cpu_name()}, {session.threads()}"
-    return name if parallel.ranks() == 1 else f"{parallel.ranks()} x {name}"
+        name = f"{cpu_name()}, {machine.threads()}"
+    return name if ddp.ranks() == 1 else f"{ddp.ranks()} x {name}"
 
 
 def cpu_name() -> str:
@@ -180,7 +180,7 @@ def cpu_name() -> str:
 
 def save(record: dict, folder: Path | None = None) -> Path:
     """Write a record, by default to the runs folder; the same run again replaces its file."""
-    folder = folder or session.runs_folder() / "records"
+    folder = folder or machine.runs_folder() / "records"
     folder.mkdir(parents=True, exist_ok=True)
     parts = [str(record[key]) for key in ("experiment", "model", "dataset", "profile", "seed")]
     name = "-".join([*parts, identity(record)[:8]]) + ".json"
@@ -211,7 +211,7 @@ def publish(*, since: float = 0.0, experiment: str | None = None) -> None:
 
     What was trained on the command line stays yours, and so does what cannot be read.
     """
-    for path in sorted((session.runs_folder() / "records").glob("*.json")):
+    for path in sorted((machine.runs_folder() / "records").glob("*.json")):
         if path.stat().st_mtime < since:
             continue
         try:
@@ -253,7 +253,7 @@ def read_all(*, yours: bool = True) -> tuple[pd.DataFrame, list[str]]:
     both, or twice, counts once: yours goes first. Without `yours`, only results/ is read.
     """
     rows, problems, seen = [], [], set()
-    folders = [("yours", session.runs_folder() / "records")] if yours else []
+    folders = [("yours", machine.runs_folder() / "records")] if yours else []
     for origin, folder in (*folders, ("recorded", RESULTS)):
         for path in sorted(folder.glob("*.json")):
             try:

@@ -16,6 +16,6 @@ if importlib.util.find_spec("torchinfo") is None:
             "or run `pip install torchinfo`, then restart the kernel."
         )
 
-from common import session
+from common import machine
 
-session.describe()
+machine.describe()

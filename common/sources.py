@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 from torchvision import datasets
 from tqdm.auto import tqdm
 
-from common import session
+from common import machine
 
 TIMEOUT_S = 15  # a server silent for this long counts as dead
 SLOW_AFTER_S = 30  # from then on, a mirror slower than SLOWEST_BYTES_PER_S is given up
@@ -272,7 +272,7 @@ def cached(
     name: str, key: str, decode: Callable[[], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and labels from `decode()`, kept decoded in the runs folder and mapped into memory."""
-    folder = session.runs_folder() / "cache" / f"{name}-{key}"
+    folder = machine.runs_folder() / "cache" / f"{name}-{key}"
     if not folder.exists():
         images, labels = decode()
         folder.parent.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from common import memory, parallel, plot, probe, sentinel, session
+from common import ddp, machine, memory, plot, probe, sentinel
 from common.arithmetic import autocast
 from common.checkpoints import digest, load_checkpoint, save_checkpoint
 from common.config import Config
@@ -81,15 +81,15 @@ def fit(
     size = config.image_size or data.shape[-1]
     probe.check_fits(model, (1, data.shape[0], size, size))
     batches, held_out = split_batches(data, config)  # the test images are not touched here
-    show = show and parallel.rank() == 0
+    show = show and ddp.rank() == 0
 
     # --- the model and its optimizer
-    session.reset_peak_memory()
-    device = session.device()
+    machine.reset_peak_memory()
+    device = machine.device()
     model.to(device, memory_format=memory_format(model))
-    net = parallel.averaging(model)  # the model itself, unless torchrun started several processes
+    net = ddp.averaging(model)  # the model itself, unless torchrun started several processes
     optimizer = make_optimizer(model, config)
-    history = History(precision=session.precision(config.precision))
+    history = History(precision=machine.precision(config.precision))
     scaler = torch.amp.GradScaler(device.type, enabled=history.precision == "fp16")
     best_weights = model.state_dict()  # of no epoch yet: these are the model's own tensors
 
@@ -97,7 +97,7 @@ def fit(
         "network": f"{type(model).__name__} {digest(repr(model).encode())}",
         "data set": f"{data.name} from {data.source} {digest(data.train.labels.numpy().tobytes())}",
         "arithmetic": history.precision,
-        "processes": parallel.ranks(),
+        "processes": ddp.ranks(),
         "threads": torch.get_num_threads(),  # another number rounds otherwise
     }
     if saved := load_checkpoint(checkpoint, task):
@@ -108,16 +108,16 @@ def fit(
         if show:
             print(f"Going on after epoch {len(history.epochs)}, from {checkpoint}.")
 
-    curve = plot.LiveCurve() if show and session.in_notebook() else None
-    watched = show and (session.in_notebook() or sys.stderr.isatty())  # no bars in log files
+    curve = plot.LiveCurve() if show and machine.in_notebook() else None
+    watched = show and (machine.in_notebook() or sys.stderr.isatty())  # no bars in log files
     bar = tqdm(total=steps(batches, config), unit="batch", leave=False, disable=not watched)
     bar.update(len(history.batch_losses))
     while not finished(history, config):
         epoch = len(history.epochs)
         start = time.perf_counter()
         with (
-            session.recycled_memory(),
-            session.own_generator(),
+            machine.recycled_memory(),
+            machine.own_generator(),
             memory.explained(model, optimizer, batches, history.precision),
         ):
             losses, loss, accuracy = train_epoch(
@@ -159,7 +159,7 @@ def fit(
     bar.close()
 
     model.load_state_dict(best_weights)
-    history.peak_memory_bytes = session.peak_memory_bytes()
+    history.peak_memory_bytes = machine.peak_memory_bytes()
     return history
 
 
@@ -179,7 +179,7 @@ def train_epoch(
     smoothing.
     """
     # Dropout: anew each epoch and process, and not the numbers that drew the first weights.
-    torch.manual_seed(generator(config.seed, epoch, parallel.rank(), 2).initial_seed())
+    torch.manual_seed(generator(config.seed, epoch, ddp.rank(), 2).initial_seed())
     net.train()
     batches.batch_size = config.batch_size_at(epoch)
     sizes = batches.sizes
@@ -193,7 +193,7 @@ def train_epoch(
             loss = loss_of(outputs, y, config.label_smoothing)
         optimizer.zero_grad()
         # Several processes take the mean of their gradients; times their number, it is the sum.
-        scaler.scale(loss * share * parallel.ranks()).backward()
+        scaler.scale(loss * share * ddp.ranks()).backward()
         scaler.step(optimizer)
         scaler.update()
         # Only tensors are kept here: reading a value (.item()) would make the CPU wait.
@@ -201,8 +201,8 @@ def train_epoch(
         losses.append(cross_entropy(logits, y) * share)
         correct += (logits.argmax(1) == y).sum()
         bar.update()
-    accuracy = parallel.total(correct).item() / len(batches.indices)
-    losses = parallel.total(torch.stack(losses)).tolist()
+    accuracy = ddp.total(correct).item() / len(batches.indices)
+    losses = ddp.total(torch.stack(losses)).tolist()
     mean = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
     return losses, mean, accuracy
 
@@ -210,7 +210,7 @@ def train_epoch(
 def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
     """The batches to train on and those held out for validation, this process's share of each."""
     train_ids, val_ids = split(len(data.train), config.validation, config.seed)
-    ranks = parallel.ranks()
+    ranks = ddp.ranks()
     if config.train_images:
         val_ids = val_ids[: max(config.train_images * len(val_ids) // len(train_ids), ranks)]
         train_ids = train_ids[: config.train_images]
@@ -220,7 +220,7 @@ def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
                 f"batch_size={size} for {ranks} processes; expected two images or more for each: "
                 f"{2 * ranks}."
             )
-    shared = {"size": config.image_size, "share": (parallel.rank(), ranks)}
+    shared = {"size": config.image_size, "share": (ddp.rank(), ranks)}
     batches = Batches(
         data,
         "train",
@@ -235,17 +235,17 @@ def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
 
 def steps(batches: Batches, config: Config) -> int:
     """The number of batches in the whole training."""
-    n, ranks = len(batches.indices), parallel.ranks()
+    n, ranks = len(batches.indices), ddp.ranks()
     return sum(len(batch_sizes(n, config.batch_size_at(e), ranks)) for e in range(config.epochs))
 
 
 def validate(model: nn.Module, held_out: Batches, precision: str) -> tuple[float, float]:
     """(mean loss, accuracy) on the validation images, of which each process judges its share."""
-    parallel.same_buffers(model)
+    ddp.same_buffers(model)
     result = evaluate(model, held_out, precision)
     n = len(result.predictions)
     sums = torch.tensor([result.loss * n, result.accuracy * n, n], dtype=torch.float64)
-    loss, correct, n = parallel.total(sums.to(held_out.device)).tolist()
+    loss, correct, n = ddp.total(sums.to(held_out.device)).tolist()
     return loss / n, correct / n
 
 
@@ -272,8 +272,8 @@ def take_note(
         x, y = next(batches.epoch(epoch - 1))
         for note in sentinel.diagnose(model, losses, (x[:64], y[:64]), n_classes):
             history.notes.append(note)
-            if parallel.rank() == 0:
-                session.notice(f"After epoch {epoch}: {note}")
+            if ddp.rank() == 0:
+                machine.notice(f"After epoch {epoch}: {note}")
     if epoch < config.epochs and out_of_patience(history, config):
         history.notes.append(f"Stopped early after epoch {epoch}.")
 
@@ -286,7 +286,7 @@ def evaluate(
 ) -> Evaluation:
     """Judge `model` on batches (x, y), in one pass, in evaluation mode."""
     device = next(model.parameters()).device
-    precision = session.precision(precision)
+    precision = machine.precision(precision)
     model.eval()
     all_logits, labels = [], []
     for x, y in batches:

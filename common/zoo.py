@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import probe, session
-from common.names import unknown
+from common import machine, probe
+from common.machine import unknown
 from common.shapes import ShapesOnly
 
 MARK = "#| model"
-NOTEBOOKS = session.HOME / "notebooks"
+NOTEBOOKS = machine.HOME / "notebooks"
 __path__: list[str] = []  # makes this module a package, so that common.zoo.lenet can be imported
 
 

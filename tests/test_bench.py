@@ -5,9 +5,10 @@ import re
 import pytest
 import torch
 
-from common import bench, charts, classroom, data, probe, records, scaling, session, zoo
+from common import data, machine, probe, records, zoo
 from common.__main__ import main
 from common.arithmetic import matrix_rate
+from tools import bench, classroom, figures, scaling
 
 KEYS = {
     "name", "image_size", "batch_size", "conventional_images_per_s", "images_per_s", "ratio",
@@ -35,7 +36,7 @@ def test_a_row_for_training_and_one_for_evaluation():
     shares = training["share_of_matrix_rate"], training["share_of_bandwidth"]
     assert training["share_of_limit"] == max(shares)
     assert 0 < max(shares) < 1.1
-    assert training["precision"] == session.precision()
+    assert training["precision"] == machine.precision()
 
 
 def test_a_network_a_notebook():
@@ -139,7 +140,7 @@ def test_save_is_for_the_whole_benchmark(capsys):
 
 def test_the_chart_of_speed_shows_each_row():
     row = {"name": "lenet5", "image_size": 28, "work": "training", "device": "Some CPU & co"}
-    drawn = charts.speed([row | {"ratio": 10.0}, row | {"ratio": 1.0, "work": "evaluation"}])
+    drawn = figures.speed([row | {"ratio": 10.0}, row | {"ratio": 1.0, "work": "evaluation"}])
     widths = list(map(float, re.findall(r'width="([0-9.]+)" height="14"', drawn)))
     assert widths[0] > 100 * widths[1] > 0
     assert "lenet5 at 28, training 10.0 times" in drawn

@@ -19,7 +19,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from common import notebooks, session
+from common import machine
+from tools import notebooks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -85,8 +86,8 @@ def copy_course(target: Path) -> Path:
     """The course as a student gets it, the notebook as if it had never been run."""
     unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("common", "notebooks", "results"):
-        shutil.copytree(session.HOME / name, target / name, ignore=unwanted)
-    shutil.copy(session.HOME / "pyproject.toml", target)
+        shutil.copytree(machine.HOME / name, target / name, ignore=unwanted)
+    shutil.copy(machine.HOME / "pyproject.toml", target)
     path = target / "notebooks" / NOTEBOOK
     notebook = notebooks.read(path)
     for cell in notebook.cells:
@@ -193,7 +194,7 @@ def test_lenet_runs_to_the_end_in_jupyterlab(tmp_path: Path):
     ]
     assert errors == []
     assert [cell["id"] for cell in code if cell["source"].strip() and cell["count"] is None] == []
-    stored = notebooks.read(session.HOME / "notebooks" / NOTEBOOK).cells
+    stored = notebooks.read(machine.HOME / "notebooks" / NOTEBOOK).cells
     assert [cell["id"] for cell in cells] == [cell.id for cell in stored]
     assert "not tried yet" in json.dumps(code)
     assert seen == {"bar": True, "curve": True, "end": True}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import check, session
+from common import check, machine
 from common.check import NotYet, catalogue, expect_equal, state_of
 
 EXERCISES = catalogue()
@@ -80,7 +80,7 @@ def test_each_notebook_has_three_to_six():
     counts = collections.Counter(name.split(".")[0] for name in EXERCISES)
     assert {"data", "lenet", "compare"} <= counts.keys()
     assert all(3 <= n <= 6 for n in counts.values()), counts
-    notebooks = {path.stem[3:] for path in (session.HOME / "notebooks").glob("[0-9]*.ipynb")}
+    notebooks = {path.stem[3:] for path in (machine.HOME / "notebooks").glob("[0-9]*.ipynb")}
     assert counts.keys() <= notebooks
 
 
@@ -193,7 +193,7 @@ def test_states_hints_and_solutions_are_shown(capsys):
 
 def test_in_a_notebook_the_message_is_escaped(monkeypatch):
     bundles = []
-    monkeypatch.setattr(session, "in_notebook", lambda: True)
+    monkeypatch.setattr(machine, "in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", lambda bundle, raw: bundles.append(bundle))
     check.check("lenet.output_size", raises(ValueError("<b>&")))
     (bundle,) = bundles

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common import data, session, train, zoo
+from common import data, machine, train, zoo
 from common.checkpoints import load_checkpoint, save_checkpoint
 from common.config import Config
 from common.train import fit
@@ -60,7 +60,7 @@ def numbers(history) -> list[dict]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_goes_on_bit_for_bit(digits, tmp_path, monkeypatch, precision, optimizer):
-    if precision == "bf16" and not session.has_bf16(session.device().type):
+    if precision == "bf16" and not machine.has_bf16(machine.device().type):
         pytest.skip("no bf16 on this machine")
     config = replace(CONFIG, precision=precision, optimizer=optimizer)
     whole = lenet()
@@ -90,7 +90,7 @@ def test_a_killed_process_goes_on(tmp_path):
     def run(folder):
         env = os.environ | {"CNN_RUNS": str(tmp_path / folder)}
         return subprocess.Popen(
-            words, env=env, cwd=session.HOME, stdout=subprocess.PIPE,
+            words, env=env, cwd=machine.HOME, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 import common
-from common import data, records, session, zoo
+from common import data, machine, records, zoo
 from common.__main__ import main
 
 QUICK = ["--dataset", "digits", "--epochs", "1", "--train-images", "128"]
@@ -34,7 +34,7 @@ def test_list_as_json(capsys):
     }  # fmt: skip
     for row in rows:
         assert {key: type(value) for key, value in row.items()} == kinds
-        assert (session.HOME / "notebooks" / row["notebook"]).exists()
+        assert (machine.HOME / "notebooks" / row["notebook"]).exists()
     assert rows[0] == {
         "name": "lenet5",
         "notebook": "01_lenet.ipynb",
@@ -76,7 +76,7 @@ def test_train_prints_its_record(capsys):
     assert len(record["history"]["epochs"]) == 1
     assert len(record["history"]["batch_losses"]) == 4
     assert record["train_seconds"] > 0
-    (path,) = (session.runs_folder() / "records").glob("*.json")
+    (path,) = (machine.runs_folder() / "records").glob("*.json")
     assert records.read_record(path) == record
 
 
@@ -84,7 +84,7 @@ def test_train_for_people(capsys):
     assert main(["train", "lenet5_bn", *QUICK]) == 0
     out = capsys.readouterr().out
     assert "val_accuracy" in out
-    assert f"recorded in {session.runs_folder()}" in out
+    assert f"recorded in {machine.runs_folder()}" in out
 
 
 def test_train_depends_on_its_seed_alone(capsys):
@@ -117,7 +117,7 @@ def test_a_wrong_argument_is_exit_code_2(capsys, arguments, message):
     assert out == ""
     assert err.startswith("python -m common train: ")
     assert message in err
-    assert not (session.runs_folder() / "records").exists()
+    assert not (machine.runs_folder() / "records").exists()
 
 
 def test_a_wrong_name_does_not_wait_for_the_data(capsys, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_wrong_command_line_is_exit_code_2(capsys, arguments):
 
 def test_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "common", "train", "lenet6", "--dataset", "digits"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=session.HOME, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=machine.HOME, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Did you mean 'lenet5'?" in done.stderr
@@ -228,7 +228,7 @@ def test_imports_are_cheap():
     """Each of three copies of a process that has imported torch and the like imports the course."""
     assert {"common.train", "common.plot", "common.records", "common.check"} <= set(MODULES)
     command = [sys.executable, "-c", MEASURE.format(modules=MODULES)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=session.HOME, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=machine.HOME, check=True)
     seconds = [float(line) for line in done.stdout.split()]
     assert len(seconds) == 3
     assert statistics.median(seconds) < 0.3
@@ -239,7 +239,7 @@ def test_list_takes_little_more_than_importing_torch():
 
     def seconds(*words: str) -> float:
         start = time.perf_counter()
-        subprocess.run([sys.executable, *words], capture_output=True, cwd=session.HOME, check=True)
+        subprocess.run([sys.executable, *words], capture_output=True, cwd=machine.HOME, check=True)
         return time.perf_counter() - start
 
     torch_alone = min(seconds("-c", "import torch") for _ in range(2))

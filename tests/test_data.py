@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision import transforms
 
-from common import data, session, sources
+from common import data, machine, sources
 from common.data import Batches, Images, ImageSet
 
 
@@ -220,7 +220,7 @@ def test_the_notice_shows_its_reason_in_a_notebook(
     no_network: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown = []
-    monkeypatch.setattr(session, "in_notebook", lambda: True)
+    monkeypatch.setattr(machine, "in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", lambda bundle, **_: shown.append(bundle))
     data.load("mnist", root=tmp_path)
     (bundle,) = shown

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common import data, experiments, probe, records, reports, session, zoo
+from common import data, experiments, machine, probe, records, reports, zoo
 from common.__main__ import main
 from common.experiments import EXPERIMENTS, perform, runs_of
 
@@ -30,7 +30,7 @@ ALL = [(name, run) for name, table in EXPERIMENTS.items() for run in table]
 
 @pytest.mark.parametrize(("name", "run"), ALL, ids=[f"{name}-{run.name}" for name, run in ALL])
 def test_every_run_fits_its_network(name, run):
-    for profile in session.PROFILES:
+    for profile in machine.PROFILES:
         fitted = run.at(profile, None)
         channels, size = 3 if run.dataset == "cifar10" else 1, fitted.config.image_size
         model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **fitted.options)
@@ -157,7 +157,7 @@ def test_another_width_or_setting_is_not_recorded_yet():
 def test_publishes_the_experiments_records_whenever_they_were_made(capsys):
     performed(seeds=[5])
     performed("report-a", ["lenet5_bn"])
-    (session.runs_folder() / "records/damaged.json").write_text("{")
+    (machine.runs_folder() / "records/damaged.json").write_text("{")
     assert main(["experiment", "report-d", "--only", "lenet5", "--seeds", "5", "--save"]) == 0
     kept = [records.read_record(path) for path in records.RESULTS.glob("*.json")]
     assert [record["experiment"] for record in kept] == ["report-d"] * 2
@@ -166,7 +166,7 @@ def test_publishes_the_experiments_records_whenever_they_were_made(capsys):
 def test_what_the_command_line_trained_is_not_published():
     words = ["train", "lenet5", "--dataset", "digits", "--epochs", "1", "--train-images", "100"]
     assert main(words) == 0
-    assert len(list((session.runs_folder() / "records").glob("*.json"))) == 1
+    assert len(list((machine.runs_folder() / "records").glob("*.json"))) == 1
     records.publish()
     assert not list(records.RESULTS.glob("*.json"))
 
@@ -202,19 +202,19 @@ def test_a_stopped_run_goes_on_where_it_was(monkeypatch, capsys):
     monkeypatch.setattr(records, "judge", stop)
     with pytest.raises(Stop):
         performed()
-    files = list((session.runs_folder() / "checkpoints").glob("*.pt"))
+    files = list((machine.runs_folder() / "checkpoints").glob("*.pt"))
     assert len(files) == 1
     monkeypatch.setattr(records, "judge", judge)
     performed()
     assert "Going on after epoch 1" in capsys.readouterr().out
-    assert not list((session.runs_folder() / "checkpoints").glob("*.pt"))
+    assert not list((machine.runs_folder() / "checkpoints").glob("*.pt"))
 
 
 def test_a_seed_gives_the_same_result():
     (first, _), _ = performed(seeds=[3])
     torch.manual_seed(1)
     data.load("digits")
-    for path in (session.runs_folder() / "records").glob("*.json"):
+    for path in (machine.runs_folder() / "records").glob("*.json"):
         path.unlink()
     (second, _), _ = performed(seeds=[3])
     assert first["history"]["batch_losses"] == second["history"]["batch_losses"]

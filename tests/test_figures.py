@@ -2,14 +2,15 @@
 
 import pytest
 
-from common import charts, session, zoo
+from common import machine, zoo
+from tools import figures
 
-FOLDER = session.HOME / "figures"
+FOLDER = machine.HOME / "figures"
 
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, str]:
-    return charts.everything()
+    return figures.everything()
 
 
 def test_every_picture_in_the_folder_is_drawn_from_the_models(drawn: dict[str, str]):
@@ -33,13 +34,13 @@ def test_a_diagram_is_legible_at_notebook_width(drawn: dict[str, str]):
 
 
 def test_the_tables_show_the_records_at_hand():
-    for path, text in charts.documents().items():
-        assert (session.HOME / path).read_text(encoding="utf-8") == text, "run `make figures`"
+    for path, text in figures.documents().items():
+        assert (machine.HOME / path).read_text(encoding="utf-8") == text, "run `make figures`"
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/scaling.md"])
 def test_no_link_to_a_missing_file(path: str):
-    page = session.HOME / path
+    page = machine.HOME / path
     links = [part.split(")")[0] for part in page.read_text(encoding="utf-8").split("](")[1:]]
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing

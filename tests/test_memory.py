@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from common import memory, session, train, zoo
+from common import machine, memory, train, zoo
 from common.config import Config
 from common.data import Batches, load
 
@@ -44,7 +44,7 @@ def said(spare: int) -> str:
     run = subprocess.run(
         [sys.executable, "-c", TRAINING.format(spare=spare)],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        cwd=session.HOME, capture_output=True, text=True, timeout=300,
+        cwd=machine.HOME, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout
@@ -63,15 +63,15 @@ def test_names_the_batch_the_peak_and_what_would_fit():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs GNU libc")
 def test_what_earlier_work_left_is_given_back():
-    session.recycle_memory()
-    session.reset_peak_memory()
-    before = session.peak_memory_bytes()
+    machine.recycle_memory()
+    machine.reset_peak_memory()
+    before = machine.peak_memory_bytes()
     torch.ones(10**8)  # 400 MB, gone at once
-    session.reset_peak_memory()
-    assert session.peak_memory_bytes() - before > 300e6, "kept for the next step"
-    session.recycle_memory()
-    session.reset_peak_memory()
-    assert session.peak_memory_bytes() - before < 100e6
+    machine.reset_peak_memory()
+    assert machine.peak_memory_bytes() - before > 300e6, "kept for the next step"
+    machine.recycle_memory()
+    machine.reset_peak_memory()
+    assert machine.peak_memory_bytes() - before < 100e6
 
 
 def test_running_out_in_validation_is_explained_too(monkeypatch):
@@ -100,7 +100,7 @@ def test_where_not_even_two_images_fit(monkeypatch, little):
 
 
 def test_where_the_peak_cannot_be_measured(monkeypatch, little):
-    monkeypatch.setattr(session, "peak_memory_bytes", lambda: None)
+    monkeypatch.setattr(machine, "peak_memory_bytes", lambda: None)
     with pytest.raises(MemoryError, match="; try a smaller one"), memory.explained(*little):
         raise MemoryError
 

@@ -19,8 +19,9 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from common import notebooks, zoo
+from common import zoo
 from common.check import catalogue
+from tools import notebooks
 
 MOST_BYTES = 300_000
 MARKER = "# NBVAL_CHECK_OUTPUT"

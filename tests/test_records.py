@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from common import compare, data, records, session, sources, zoo
+from common import compare, data, machine, records, sources, zoo
 from common.train import Config, evaluate, fit
 
 
@@ -43,7 +43,7 @@ def results(tmp_path, monkeypatch):
 
 
 def yours():
-    return session.runs_folder() / "records"
+    return machine.runs_folder() / "records"
 
 
 def test_utilisation_is_of_the_rate_of_all_processes(run, monkeypatch):
@@ -59,11 +59,11 @@ def test_a_record_says_what_was_run(run, record):
     assert set(record) == {*records.FIELDS, *records.LATER}
     expected = {
         "model": "lenet5", "dataset": "digits", "source": "scikit-learn digits", "stand_in": False,
-        "experiment": "a test", "profile": session.profile(), "image_size": 28,
+        "experiment": "a test", "profile": machine.profile(), "image_size": 28,
         "train_images": 100, "seed": 3, "epochs": 3, "batch_size": ((1, 32), (2, 64)),
         "optimizer": "sgd", "lr": 1.0, "params": 44_426, "test_accuracy": test.accuracy,
         "train_seconds": history.train_seconds, "precision": history.precision,
-        "commit": session.commit(),
+        "commit": machine.commit(),
     }  # fmt: skip
     assert {key: record[key] for key in expected} == expected
     assert 0 < record["mfu"] < 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import data, sentinel, session, zoo
+from common import data, machine, sentinel, zoo
 from common.train import Config, fit
 
 GUESS = [math.log(10)] * 20  # the losses of a net that guesses among ten classes
@@ -154,8 +154,8 @@ def test_the_look_leaves_no_trace(batch):
 
 def test_a_note_in_a_notebook_is_escaped(monkeypatch):
     shown = []
-    monkeypatch.setattr(session, "in_notebook", lambda: True)
+    monkeypatch.setattr(machine, "in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
-    session.notice("a < b")
+    machine.notice("a < b")
     assert "a &lt; b" in shown[0]["text/html"]
     assert shown[0]["text/plain"] == "a < b"

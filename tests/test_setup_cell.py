@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from common import notebooks, session
+from common import machine
+from tools import notebooks
 
 TORCH = """\
 class device:
@@ -56,9 +57,9 @@ def copy_course(target: Path) -> Path:
     """The course as a student's copy of it has it."""
     for name in ("common", "notebooks"):
         shutil.copytree(
-            session.HOME / name, target / name, ignore=shutil.ignore_patterns("__pycache__")
+            machine.HOME / name, target / name, ignore=shutil.ignore_patterns("__pycache__")
         )
-    shutil.copy(session.HOME / "pyproject.toml", target)
+    shutil.copy(machine.HOME / "pyproject.toml", target)
     return target
 
 
@@ -128,7 +129,7 @@ def test_is_short_and_holds_the_address_of_pyproject():
     lines = [line for line in notebooks.setup_cell().splitlines() if line]
     assert len(lines) <= 8
     assert max(map(len, lines)) <= 100
-    project = tomllib.loads((session.HOME / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((machine.HOME / "pyproject.toml").read_text())["project"]
     addresses = [line for line in lines if f'"{project["urls"]["Repository"]}"' in line]
     assert len(addresses) == 1
 
@@ -144,7 +145,7 @@ def test_is_as_the_formatter_leaves_it():
     """Formatting the notebooks must not make one cell differ from the others."""
     ruff = [sys.executable, "-m", "ruff", "format", "--stdin-filename", "cell.py", "-"]
     cell = notebooks.setup_cell() + "\n"
-    done = subprocess.run(ruff, input=cell, capture_output=True, text=True, cwd=session.HOME)
+    done = subprocess.run(ruff, input=cell, capture_output=True, text=True, cwd=machine.HOME)
     assert done.returncode == 0, done.stderr
     assert done.stdout == cell
 
@@ -154,8 +155,8 @@ def test_is_as_the_formatter_leaves_it():
 
 @pytest.mark.parametrize("inside", [".", "notebooks", "common/exercises"])
 def test_finds_the_checkout_from_any_of_its_folders(inside, tmp_path):
-    done = start(session.HOME / inside, stubs(tmp_path / "stubs"))
-    said_by_course(done, session.HOME)
+    done = start(machine.HOME / inside, stubs(tmp_path / "stubs"))
+    said_by_course(done, machine.HOME)
 
 
 @pytest.mark.parametrize("above", ["a", "a/b", "a/b/c"])
@@ -212,18 +213,18 @@ def test_without_git_the_address_is_named(tmp_path, empty, bare):
 
 def test_installs_nothing_where_torchinfo_is_there(tmp_path):
     here = stubs(tmp_path / "stubs")
-    said_by_course(start(session.HOME, here), session.HOME)
+    said_by_course(start(machine.HOME, here), machine.HOME)
     assert not (here / "asked.txt").exists()
 
 
 def test_installs_torchinfo_alone_where_it_is_missing(tmp_path):
     here = stubs(tmp_path / "stubs", torchinfo=False)
-    said_by_course(start(session.HOME, here), session.HOME)
+    said_by_course(start(machine.HOME, here), machine.HOME)
     assert (here / "asked.txt").read_text() == "install --quiet --no-deps torchinfo\n"
 
 
 def test_says_what_to_do_where_torchinfo_cannot_be_installed(tmp_path):
-    done = start(session.HOME, stubs(tmp_path / "stubs", torchinfo=False, pip_fails=True))
+    done = start(machine.HOME, stubs(tmp_path / "stubs", torchinfo=False, pip_fails=True))
     assert done.returncode != 0
     message = done.stderr.splitlines()[-1]
     assert "torchinfo" in message
@@ -242,8 +243,8 @@ def test_says_what_to_do_where_torchinfo_cannot_be_installed(tmp_path):
     ],
 )
 def test_names_device_precision_and_profile(gpu, chosen, expected, tmp_path):
-    done = start(session.HOME, stubs(tmp_path / "stubs", gpu=gpu), CNN_PROFILE=chosen)
-    said = said_by_course(done, session.HOME)
+    done = start(machine.HOME, stubs(tmp_path / "stubs", gpu=gpu), CNN_PROFILE=chosen)
+    said = said_by_course(done, machine.HOME)
     assert [part for part in expected if part not in said] == []
     assert gpu or "Accelerator" in said  # how to switch one on
     assert not gpu or "Runtime" not in said
@@ -253,14 +254,14 @@ def test_names_device_precision_and_profile(gpu, chosen, expected, tmp_path):
 def test_with_the_real_packages(empty, bare):
     done = start(empty, None, COURSE_URL=bare.as_uri(), CNN_PROFILE="smoke")
     said = said_by_course(done, empty / "course")
-    assert f"precision: {session.precision()}   profile: smoke" in said
-    assert said.startswith("device: CPU" if session.device().type == "cpu" else "device: ")
+    assert f"precision: {machine.precision()}   profile: smoke" in said
+    assert said.startswith("device: CPU" if machine.device().type == "cpu" else "device: ")
 
 
 def test_runs_are_written_where_it_is_allowed(tmp_path, monkeypatch):
     """Kaggle's input cannot be written to: a course found there keeps its runs elsewhere."""
     monkeypatch.delenv("CNN_RUNS", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session.os, "access", lambda path, mode: path != session.HOME)
-    assert session.runs_folder() == tmp_path / "runs"
+    monkeypatch.setattr(machine.os, "access", lambda path, mode: path != machine.HOME)
+    assert machine.runs_folder() == tmp_path / "runs"
     assert (tmp_path / "runs").is_dir()

@@ -3,16 +3,16 @@
 import ast
 from collections import defaultdict
 
-from common import session, zoo
+from common import machine, zoo
 
-MODULES = sorted((session.HOME / "common").rglob("*.py"))
+MODULES = sorted((machine.HOME / "common").rglob("*.py"))
 LONGEST = 400  # lines; a module beyond that is asking to be thought about again
 
 
 def trees() -> dict[str, ast.Module]:
     """The syntax tree of each module, and of each notebook's model cells, by file name."""
     sources = {
-        str(path.relative_to(session.HOME)): path.read_text(encoding="utf-8") for path in MODULES
+        str(path.relative_to(machine.HOME)): path.read_text(encoding="utf-8") for path in MODULES
     }
     for path in sorted(zoo.NOTEBOOKS.glob("*.ipynb")):
         sources[path.name] = zoo.NotebookLoader(path).get_data("").decode()
@@ -53,7 +53,7 @@ def test_the_lower_modules_do_not_import_the_upper_ones():
         "zoo": {"session", "names", "probe", "shapes"},
     }
     for name, expected in allowed.items():
-        tree = ast.parse((session.HOME / "common" / f"{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((machine.HOME / "common" / f"{name}.py").read_text(encoding="utf-8"))
         imported = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "common":

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common import arithmetic, data, session, train, zoo
+from common import arithmetic, data, machine, train, zoo
 from common import config as settings_of
 from common.config import Config
 from common.train import Evaluation, evaluate, fit
@@ -169,7 +169,7 @@ def test_steps_equal_a_plain_loop(digits, name, reference):
     history = fit(model, digits, config, show=False)
     assert history.best_epoch == 2  # so the weights are those after the second step
 
-    device = session.device()
+    device = machine.device()
     plain.to(device).train()
     optimizer = reference(plain.parameters())
     ids, _ = data.split(len(digits.train), config.validation, config.seed)
@@ -271,7 +271,7 @@ def test_the_test_images_are_not_touched(digits):
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_auto_precision_follows_the_hardware(digits, monkeypatch, bf16):
-    monkeypatch.setattr(session, "has_bf16", lambda kind: bf16)
+    monkeypatch.setattr(machine, "has_bf16", lambda kind: bf16)
     seen = []
     model = lenet()
 
@@ -281,7 +281,7 @@ def test_auto_precision_follows_the_hardware(digits, monkeypatch, bf16):
 
     model.conv1.register_forward_hook(look)
     history = fit(model, digits, short(epochs=1), show=False)
-    older_gpu = session.device().type == "cuda" and not bf16
+    older_gpu = machine.device().type == "cuda" and not bf16
     expected = "bf16" if bf16 else "fp16" if older_gpu else "fp32"
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     assert history.precision == expected
@@ -291,9 +291,9 @@ def test_auto_precision_follows_the_hardware(digits, monkeypatch, bf16):
 
 
 def test_a_precision_that_is_not_there_gives_way(digits, monkeypatch, capsys):
-    monkeypatch.setattr(session, "has_bf16", lambda kind: False)
+    monkeypatch.setattr(machine, "has_bf16", lambda kind: False)
     history = fit(lenet(), digits, short(epochs=1, precision="bf16"), show=False)
-    assert history.precision == session.precision("auto") != "bf16"
+    assert history.precision == machine.precision("auto") != "bf16"
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "bf16" in line]
     assert f"has no bf16 arithmetic: {history.precision} is used instead" in line
 
@@ -305,12 +305,12 @@ def test_precision_by_device(monkeypatch):
         (True, "cpu", "bf16"),
         (False, "cpu", "fp32"),
     ):
-        monkeypatch.setattr(session, "has_bf16", lambda _, bf16=bf16: bf16)
-        assert session.precision("auto", kind) == expected
-        assert session.precision("fp32", kind) == "fp32"
-    assert session.precision("fp16", "cpu") == "fp32"
+        monkeypatch.setattr(machine, "has_bf16", lambda _, bf16=bf16: bf16)
+        assert machine.precision("auto", kind) == expected
+        assert machine.precision("fp32", kind) == "fp32"
+    assert machine.precision("fp16", "cpu") == "fp32"
     with pytest.raises(ValueError, match="Unknown precision 'fp8'"):
-        session.precision("fp8", "cpu")
+        machine.precision("fp8", "cpu")
 
 
 def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
@@ -319,9 +319,9 @@ def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", too_old)
-    session.gpu_works.cache_clear()
-    assert session.device().type == "cpu"
-    session.gpu_works.cache_clear()
+    machine.gpu_works.cache_clear()
+    assert machine.device().type == "cpu"
+    machine.gpu_works.cache_clear()
     assert "no kernel image is available" in capsys.readouterr().err
 
 
@@ -454,7 +454,7 @@ def test_no_last_batch_of_one_image(digits, n, sizes):
         assert len(history.batch_losses) == len(sizes)
 
 
-@pytest.mark.skipif(not session.has_bf16("cpu"), reason="this CPU has no bf16 arithmetic")
+@pytest.mark.skipif(not machine.has_bf16("cpu"), reason="this CPU has no bf16 arithmetic")
 def test_depthwise_convolutions_train_in_fp32_beside_bf16():
     """On a CPU, where bf16 has no fast backward code for them. Pointwise ones stay in bf16."""
     net = nn.Sequential(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import inside, probe, reports, session, zoo
+from common import inside, machine, probe, reports, zoo
 from common.compare import network
 from common.reports import CLASS_ACCURACY, LAYER_PARAMS, LAYER_SHAPES, PAPER_PARAMS, REPORTED
 
@@ -276,7 +276,7 @@ def test_results_of_one_model_and_set():
 
 
 def test_the_home_of_the_notebooks():
-    assert zoo.NOTEBOOKS.parent == session.HOME
+    assert zoo.NOTEBOOKS.parent == machine.HOME
 
 
 def test_a_network_can_be_compiled_whole():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from common import session
+from common import machine
 
 
 def run_together(notebooks: list[str], kernels: int) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def enter(notebooks: list[str], own: Path) -> subprocess.Popen:
     environment = os.environ | {"CNN_RUNS": str(own / "runs")}
     with open(own / "said.txt", "w", encoding="utf-8") as said:
         return subprocess.Popen(
-            command, env=environment, cwd=session.HOME, stdout=said, stderr=subprocess.STDOUT
+            command, env=environment, cwd=machine.HOME, stdout=said, stderr=subprocess.STDOUT
         )
 
 

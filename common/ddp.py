@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import distributed, nn
 
-from common import session
+from common import machine
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    gpus = torch.cuda.device_count() if session.gpu_works() else 0
+    gpus = torch.cuda.device_count() if machine.gpu_works() else 0
     if "LOCAL_RANK" not in os.environ:
         raise ValueError("WORLD_SIZE is set, but not LOCAL_RANK: start the processes by torchrun.")
     local = int(os.environ["LOCAL_RANK"])

@@ -5,8 +5,9 @@ from html import escape
 
 import pandas as pd
 
-from common import bench, compare, diagram, experiments, records, scaling, session, zoo
+from common import compare, diagram, experiments, machine, records, zoo
 from common.plot import COLOURS
+from tools import bench, scaling
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 66, 52, 44, 30
 
@@ -61,7 +62,7 @@ def documents() -> dict[str, str]:
     }
     written = {}
     for path, parts in tables.items():
-        text = (session.HOME / path).read_text(encoding="utf-8")
+        text = (machine.HOME / path).read_text(encoding="utf-8")
         for name, table in parts.items():
             begin, end = (mark.format(name) for mark in MARKS)
             before, rest = text.split(begin)

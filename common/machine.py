@@ -2,17 +2,17 @@
 
 import contextlib
 import ctypes
+import difflib
 import functools
 import html
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-
-from common.names import unknown
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds common/ and notebooks/
 PROFILES = ("smoke", "laptop", "full")
@@ -218,3 +218,15 @@ def peak_memory_bytes() -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+
+
+def unknown(kind: str, name: str, valid: tuple[str, ...]) -> str:
+    """The message for a name that does not exist: the nearest match, then all that do."""
+    near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}."
+
+
+def file_name(text: str) -> str:
+    """The text with a hyphen for what not every file system takes; it may say "ReLU/sigmoid"."""
+    return re.sub(r"[^\w.+=-]+", "-", text)

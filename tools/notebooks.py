@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from common import session
+from common import machine
 from common.check import Exercise, catalogue
 from common.zoo import NOTEBOOKS
 
@@ -45,7 +45,7 @@ class CellFailed(RuntimeError):
 
 def setup_cell() -> str:
     """The setup cell, with the course's address as pyproject.toml has it."""
-    project = tomllib.loads((session.HOME / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((machine.HOME / "pyproject.toml").read_text())["project"]
     return SETUP.format(url=project["urls"]["Repository"])
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
-from common import parallel, probe, records, session, train, zoo
+from common import ddp, machine, probe, records, train, zoo
 from common.arithmetic import autocast
-from common.bench import NETWORKS
 from common.config import Config
+from tools.bench import NETWORKS
 
 STEPS = 5
 
@@ -46,7 +46,7 @@ def measure_scaling() -> list[dict]:
     Measures what the model needs (computing alone, sending alone) and what it predicts (the step).
     Raises ValueError outside of torchrun.
     """
-    if parallel.ranks() == 1:
+    if ddp.ranks() == 1:
         raise ValueError(
             "scaling is measured between processes: "
             "start it with torchrun --nproc-per-node=2 -m common scaling."
@@ -54,15 +54,15 @@ def measure_scaling() -> list[dict]:
     rows = []
     for name, (size, batch_size, options) in NETWORKS.items():
         model = zoo.build(name, 1, 10, **options).train()
-        model.to(session.device(), memory_format=train.memory_format(model))
+        model.to(machine.device(), memory_format=train.memory_format(model))
         optimizer = train.make_optimizer(model, Config())
-        share = batch_size // parallel.ranks()
-        x = torch.randn(share, 1, size, size, device=session.device())
-        y = torch.randint(0, 10, (share,), device=session.device())
+        share = batch_size // ddp.ranks()
+        x = torch.randn(share, 1, size, size, device=machine.device())
+        y = torch.randint(0, 10, (share,), device=machine.device())
         gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=x.device)
 
         def step(net, x=x, y=y, optimizer=optimizer) -> None:
-            with autocast(x.device, session.precision()):
+            with autocast(x.device, machine.precision()):
                 loss = cross_entropy(net(x), y)
             optimizer.zero_grad()
             loss.backward()
@@ -70,13 +70,13 @@ def measure_scaling() -> list[dict]:
 
         alone = seconds_of(lambda step=step, model=model: step(model))
         sending = seconds_of(lambda gradients=gradients: distributed.all_reduce(gradients))
-        net = parallel.averaging(model)
+        net = ddp.averaging(model)
         together = seconds_of(lambda step=step, net=net: step(net))
         mult_adds = probe.mult_adds(model, (1, 1, size, size))
         rows.append(
             {
                 "name": name,
-                "processes": parallel.ranks(),
+                "processes": ddp.ranks(),
                 "device": records.device_name(),
                 "image_size": size,
                 "batch_size": batch_size,
@@ -86,7 +86,7 @@ def measure_scaling() -> list[dict]:
                 "send_s": sending,
                 "step_s": together,
                 "rate": 3 * mult_adds * share / alone,
-                "link": send_bytes(len(gradients), parallel.ranks()) / sending,
+                "link": send_bytes(len(gradients), ddp.ranks()) / sending,
             }
         )
     return rows
@@ -100,10 +100,10 @@ def seconds_of(work: Callable[[], object]) -> float:
         distributed.barrier()
         start = time.perf_counter()
         work()
-        if session.device().type == "cuda":
+        if machine.device().type == "cuda":
             torch.cuda.synchronize()
         spent.append(time.perf_counter() - start)
-    slowest = torch.tensor(statistics.median(spent), device=session.device())
+    slowest = torch.tensor(statistics.median(spent), device=machine.device())
     distributed.all_reduce(slowest, distributed.ReduceOp.MAX)
     return slowest.item()
 

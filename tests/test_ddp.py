@@ -9,25 +9,25 @@ import time
 import pytest
 import torch
 
-from common import data, session, zoo
+from common import data, machine, zoo
 from common.config import Config
 from common.train import fit
 
 TRAINING = """
 import pathlib
 import torch
-from common import data, parallel, zoo
+from common import data, ddp, zoo
 from common.config import Config
 from common.train import fit
 
-with parallel.joined():
-    torch.manual_seed(7 + parallel.rank())  # the first process's weights count
+with ddp.joined():
+    torch.manual_seed(7 + ddp.rank())  # the first process's weights count
     model = zoo.build({network!r})
     {fault}
     file = pathlib.Path({folder!r}, "run.checkpoint")
     history = fit(model, data.load("digits"), Config(**{config}), show=False, checkpoint=file)
-    assert parallel.ranks() == 2
-    torch.save([model.state_dict(), history.epochs], f"{{file.parent}}/{{parallel.rank()}}.pt")
+    assert ddp.ranks() == 2
+    torch.save([model.state_dict(), history.epochs], f"{{file.parent}}/{{ddp.rank()}}.pt")
 """
 
 CONFIG = {
@@ -43,7 +43,7 @@ def torchrun(*arguments: str, env: dict | None = None) -> subprocess.CompletedPr
     return subprocess.run(
         [*command, *arguments],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | (env or {}),
-        cwd=session.HOME,
+        cwd=machine.HOME,
         capture_output=True,
         text=True,
         timeout=120,
@@ -112,7 +112,7 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
     fault = """
     def fail(module, inputs, calls=[]):
         calls.append(1)
-        if parallel.rank() == 1 and len(calls) == 3:
+        if ddp.rank() == 1 and len(calls) == 3:
             raise LookupError("the second process is out of luck")
     model.register_forward_pre_hook(fail)
     """
@@ -129,7 +129,7 @@ def test_goes_on_from_a_checkpoint_bit_for_bit(whole, tmp_path):
     fault = """
     def fail(module, inputs, calls=[]):
         calls.append(1)
-        if parallel.rank() == 1 and module.training and sum(calls) > 12:
+        if ddp.rank() == 1 and module.training and sum(calls) > 12:
             raise LookupError
     model.register_forward_pre_hook(fail)
     """

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from tqdm import tqdm
 
-from common import probe, records, session, train, zoo
+from common import machine, probe, records, train, zoo
 from common.arithmetic import fastest, matrix_rate
 from common.config import Config
 from common.data import Batches, ImageSet, load
@@ -81,7 +81,7 @@ def endless(batches) -> Iterator:
 
 def conventional_training(model: nn.Module, batches: Iterator) -> Iterator[int]:
     """The usual loop: fp32, contiguous, `.item()` each step. Gives each step's images."""
-    device = session.device()
+    device = machine.device()
     model.to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     running_loss = 0.0
@@ -97,7 +97,7 @@ def conventional_training(model: nn.Module, batches: Iterator) -> Iterator[int]:
 
 def conventional_evaluation(model: nn.Module, batches: Iterator) -> Iterator[int]:
     """The usual test loop, in fp32. Gives each step's images."""
-    device = session.device()
+    device = machine.device()
     model.to(device).eval()
     correct = 0
     for x, y in batches:
@@ -112,7 +112,7 @@ def conventional_evaluation(model: nn.Module, batches: Iterator) -> Iterator[int
 def our_training(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
     """The loop that `fit` runs, on the same batches again and again. Gives the images of each."""
     config = Config(batch_size=batches.batch_size, lr=1e-4)
-    model.to(session.device(), memory_format=train.memory_format(model))
+    model.to(machine.device(), memory_format=train.memory_format(model))
     optimizer = train.make_optimizer(model, config)
     scaler = torch.amp.GradScaler(batches.device.type, enabled=precision == "fp16")
     bar = tqdm(disable=True)
@@ -123,7 +123,7 @@ def our_training(model: nn.Module, batches: Batches, precision: str) -> Iterator
 
 def our_evaluation(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
     """`evaluate`, on as many images as `our_training` takes at a time."""
-    model.to(session.device(), memory_format=train.memory_format(model))
+    model.to(machine.device(), memory_format=train.memory_format(model))
     while True:
         train.evaluate(model, batches, precision)
         yield len(batches.indices)
@@ -137,7 +137,7 @@ def images_per_s(steps: Iterator[int], seconds: float) -> float:
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         count += next(steps)
-    if session.device().type == "cuda":
+    if machine.device().type == "cuda":
         torch.cuda.synchronize()
     return count / (time.perf_counter() - start)
 
@@ -148,7 +148,7 @@ def in_turn(usual: Iterator[int], ours: Iterator[int], seconds: float, rounds: i
     pairs = []
     for _ in range(rounds):
         slow = images_per_s(usual, seconds)
-        with session.recycled_memory():
+        with machine.recycled_memory():
             pairs.append((slow, images_per_s(ours, seconds)))
     slow, fast = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratios = [b / a for a, b in pairs]
@@ -164,7 +164,7 @@ def in_turn(usual: Iterator[int], ours: Iterator[int], seconds: float, rounds: i
 
 def bandwidth() -> float:
     """The bytes a second that this machine reads and writes in a copy of 256 MB."""
-    source = torch.zeros(2**28, dtype=torch.uint8, device=session.device())
+    source = torch.zeros(2**28, dtype=torch.uint8, device=machine.device())
     target = torch.ones_like(source)
     return 2 * source.numel() / fastest(lambda: target.copy_(source))
 
@@ -198,7 +198,7 @@ def networks(
     A batch has `most` images at most.
     """
     sizes = {name: (zoo.variant(name).input_shape[-1], 64, {}) for name in names or ()} | NETWORKS
-    chosen = session.precision(precision)
+    chosen = machine.precision(precision)
     data = load("fashion_mnist")
     rate, bytes_per_s = matrix_rate(chosen), bandwidth()
     rows = []
@@ -245,7 +245,7 @@ def networks(
             | {
                 "matrix_mult_adds_per_s": round(rate),
                 "bytes_per_s": round(bytes_per_s),
-                "peak_memory_bytes": session.peak_memory_bytes(),
+                "peak_memory_bytes": machine.peak_memory_bytes(),
             }
         )
         rows.append(about | {"work": "evaluation"} | judged | {"share_of_limit": None})
@@ -277,7 +277,7 @@ def starting() -> list[dict]:
     usual = "import torch, torchvision, pandas, matplotlib.pyplot"
     ours = f"{usual}; from common import data, train"
     first = "next(iter(data.Batches(data.load('mnist'), 'train', 128)))"
-    root = str(session.data_folder())
+    root = str(machine.data_folder())
     usual_first = (
         "from torchvision import datasets, transforms; from torch.utils.data import DataLoader; "
         f"images = datasets.MNIST({root!r}, transform=transforms.ToTensor()); "
@@ -304,7 +304,7 @@ def timed(code: str, times: int = 3) -> float:
     spent = []
     for _ in range(times):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=session.HOME)
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=machine.HOME)
         spent.append(time.perf_counter() - start)
     return round(statistics.median(spent), 2)
 
@@ -316,7 +316,7 @@ def save_rows(rows: list[dict], kind: str) -> None:
     device = re.sub(r"\W+", "-", rows[0]["device"]).strip("-").lower()
     file = folder / f"{kind}-{device}.json"
     old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    about = {"versions": records.versions(), "commit": session.commit()}
+    about = {"versions": records.versions(), "commit": machine.commit()}
     kept = {identify(row): row for row in old} | {identify(row): row | about for row in rows}
     file.write_text(json.dumps(list(kept.values()), indent=1) + "\n", encoding="utf-8")
 

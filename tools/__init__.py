@@ -1,0 +1,1 @@
+"""What a maintainer or an instructor runs: measuring, drawing, a class on one server, grading."""
