@@ -1,44 +1,60 @@
-"""The command line: `python -m common list | train | experiment | bench | run | …`.
+"""The command line: `python -m common list | train | experiment | run | predict`.
 
-Exit codes: 0 done, 1 a notebook or a training failed, 2 a wrong argument.
+Exit codes: 0 done, 1 a notebook, a training or a picture failed, 2 a wrong argument or a folder
+that cannot be written.
 """
 
-import argparse
 import gc
-import json
+import json as as_text
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 if __name__ == "__main__":
     gc.disable()  # torch's import makes no garbage: looking for it costs an eighth of `list`
 
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
 from common import machine
+from common.config import Config
 
-TOGETHER = ("train", "scaling")  # the commands that several processes can share
+TOGETHER = ("train",)  # the commands that several processes can share
+app = tyro.extras.SubcommandApp()
 
 
-def list_models(options: argparse.Namespace) -> int:
-    """Print every network with its size."""
-    from common import probe, zoo
+@app.command(name="list")
+def list_models(json: bool = False) -> int:
+    """Print every network with its size.
 
+    Args:
+        json: a JSON list instead of a table.
+    """
+    from common import zoo
+
+    found, problems = zoo.index()
     rows = []
-    for name, (variant, notebook) in zoo.variants().items():
-        model = zoo.build_on_meta(name)
+    for name, notebook in found.items():
+        try:
+            row = zoo.variant(name)
+        except ValueError as error:
+            problems = (*problems, str(error))
+            continue
         rows.append(
             {
                 "name": name,
-                "notebook": notebook,
-                "input_shape": list(variant.input_shape),
-                "num_classes": variant.num_classes,
-                "params": sum(p.numel() for p in model.parameters()),
-                "mult_adds": probe.mult_adds(model, (1, *variant.input_shape)),
-                "source": variant.source,
+                "notebook": notebook.name,
+                "input_shape": list(row.input_shape),
+                "num_classes": row.num_classes,
+                "params": row.params,
+                "mult_adds": row.mult_adds,
+                "source": row.source,
             }
         )
-    if options.json:
-        print(json.dumps(rows, indent=1))
+    if json:
+        print(as_text.dumps(rows, indent=1))
     else:
         for row in rows:
             shape = "x".join(map(str, row["input_shape"]))
@@ -47,309 +63,215 @@ def list_models(options: argparse.Namespace) -> int:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             print("  ".join(map(str.rjust, line, widths)))
+    for problem in dict.fromkeys(problems):
+        print(problem, file=sys.stderr)
     return 0
 
 
-def train_network(options: argparse.Namespace) -> int:
-    """Train one network, judge it on the test images, and record the run.
+@app.command(name="train")
+def train_network(
+    network: Positional[str],
+    config: OmitArgPrefixes[Config] = Config(),  # noqa: B008
+    dataset: str = "fashion_mnist",
+    weights: Path | None = None,
+    strict: bool = False,
+    json: bool = False,
+) -> int:
+    """Train one network, judge it on the test images, keep its weights, and record the run.
 
     Killed and started again with the same words, it goes on after the last whole epoch.
+
+    Args:
+        network: its name; `python -m common list` shows them all.
+        config: how to train.
+        dataset: a name or a folder of class folders.
+        weights: begin with the weights of this .safetensors file.
+        strict: fail rather than use a sample in place of a missing set.
+        json: print the run's record as JSON.
     """
-    from common import data, ddp, experiments, zoo
-    from common.config import Config
+    from common import data, ddp, experiments, records, zoo
+    from common import weights as files
 
     # What costs nothing goes first: a wrong name or number must not wait for a download.
-    size = zoo.variant(options.name).input_shape[-1]
-    config = Config(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        schedule=options.schedule,
-        patience=options.patience,
-        precision=options.precision,
-        train_images=options.train_images,
-        image_size=size if options.image_size is None else options.image_size,
-        seed=options.seed,
-    )
+    row = zoo.variant(network)
+    size = config.image_size or row.input_shape[-1]
+    config = Config(**{**vars(config), "image_size": size})
+    if weights:
+        files.metadata(weights)
+    machine.runs_folder()
+
+    def build():
+        model = zoo.build(network, images.shape[0], len(images.classes))
+        if weights:
+            files.load_into(model, weights)
+        return model
+
     with ddp.joined():
         with ddp.first_alone():  # the others find what it downloads
-            images = data.load(options.dataset, strict=options.strict)
-        history, test, record = experiments.train_and_judge(
-            options.name,
-            lambda: zoo.build(options.name, images.shape[0], len(images.classes)),
-            images,
-            config,
-            experiment="command line",
-            show=not options.json,
+            images = data.load(dataset, strict=strict)
+        run, test = experiments.train_and_judge(
+            build, images, config, "command line", show=not json
         )
         if ddp.rank() > 0:
             return 0
-    if options.json:
-        print(json.dumps(record))
+    if test is None:
+        print(" ".join(run.notes) or "Stopped: the same words again go on.", file=sys.stderr)
+        return 1
+    if json:
+        record = records.of(run, test, "command line")
+        values = {name: records.without_nan(getattr(record, name)) for name in records.FIELDS}
+        print(as_text.dumps(values))
     else:
-        print(history.frame().to_string(float_format="{:.4f}".format))
+        print(run.frame().to_string(float_format="{:.4f}".format))
+        kept = records.weights_file(run)
         print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {machine.runs_folder()}")
+        print(f"weights: {kept}")
     return 0
 
 
-def run_experiment(options: argparse.Namespace) -> int:
-    """Run what is not yet recorded of an experiment: a report's, or the course's own."""
+@app.command(name="experiment")
+def run_experiment(
+    name: Positional[str],
+    profile: str | None = None,
+    seeds: Annotated[tuple[int, ...], arg(metavar="N [N …]")] = (),
+    only: tuple[str, ...] = (),
+    save: bool = False,
+) -> int:
+    """Run what is not yet recorded of an experiment: a report's, or the course's own.
+
+    Args:
+        name: an experiment, or `list`.
+        profile: smoke, laptop or full (default: as elsewhere).
+        seeds: default: the experiment's own.
+        only: networks (default: all).
+        save: also copy records to results/.
+    """
     from common import compare, experiments, records
 
-    if options.profile:
-        os.environ["CNN_PROFILE"] = options.profile
-    if options.name == "list":
-        for name, table in experiments.EXPERIMENTS.items():
-            print(f"{name:14}{', '.join(dict.fromkeys(run.name for run in table))}")
+    if profile:
+        os.environ["CNN_PROFILE"] = profile
+    if name == "list":
+        for each in experiments.experiment_names():
+            table = experiments.table_of(each)
+            print(f"{each:18}{', '.join(dict.fromkeys(plan.name for plan in table))}")
         return 0
-    experiments.runs_of(options.name, machine.profile(), options.seeds, options.only)
+    experiments.plans(name, machine.profile(), list(seeds), list(only))
+    machine.runs_folder()
     print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
     try:
-        for _ in experiments.perform(options.name, seeds=options.seeds, only=options.only):
-            pass
+        for _ in experiments.perform(name, seeds=list(seeds), only=list(only)):
+            if save:
+                records.publish(experiment=name)
     finally:
-        if options.save:
-            records.publish(experiment=options.name)
-        table, _ = compare.table()
-        if len(table):
-            print("\n" + compare.text(table[table["experiment"] == options.name]))
+        for reason in records.publish(experiment=name) if save else ():
+            print(f"not saved: {reason}")
+        runs, _ = records.read_all()
+        runs = [run for run in runs if run.experiment == name]
+        if runs:
+            print("\n" + compare.text(compare.grouped(runs)))
     return 0
 
 
-def measure(options: argparse.Namespace) -> int:
-    """Measure our training and loading against conventional ones, and against the machine."""
-    from tools import bench
+@app.command(name="run")
+def run_course(
+    notebooks: Positional[tuple[str, ...]] = (),
+    out: Path = machine.HOME / "build",
+    save: bool = False,
+    cell_minutes: float = 30.0,
+) -> int:
+    """Execute notebooks in order into build/, then print the comparison.
 
-    if options.save and options.quick:
-        raise ValueError("--save is for full rounds: leave out --quick.")
-    short = {"seconds": 0.5, "rounds": 2} if options.quick else {}
-    small = {"most": 32} if options.quick else {}
-    rows = bench.networks(options.only, precision=options.precision, **short, **small)
-    if not options.only:
-        rows += bench.loaders(**short)
-    if not (options.only or options.quick):
-        rows += bench.starting()
-    if options.save:
-        bench.save_rows(rows, "speed")
-    print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))
-    return 0
-
-
-def measure_processes(options: argparse.Namespace) -> int:
-    """Measure what several processes compute and send (start it with torchrun)."""
-    from common import ddp
-    from tools import bench, scaling
-
-    with ddp.joined():
-        rows = scaling.measure_scaling()
-        if ddp.rank() > 0:
-            return 0
-    if options.save:
-        bench.save_rows(rows, "scaling")
-    print(json.dumps(rows, indent=1) if options.json else bench.as_text(rows))
-    return 0
-
-
-def run_class(options: argparse.Namespace) -> int:
-    """Run notebooks in many kernels at once, as a class on one server does."""
-    from tools import classroom
-
-    found = classroom.run_together(options.notebooks, options.kernels)
-    print(found.drop(columns="error").round(1).to_string())
-    for error in filter(None, found["error"]):
-        print(error)
-    print(
-        f"{(found['error'] == '').sum()} of {len(found)} kernels ran to the end; "
-        f"at most {found['private_MB'].max():,.0f} MB private, {found['seconds'].max():.0f} s"
-    )
-    return int((found["error"] != "").any())
-
-
-def run_course(options: argparse.Namespace) -> int:
-    """Execute notebooks in order into build/, then print the comparison table."""
+    Args:
+        notebooks: numbers or names, such as 01 or lenet (default: all).
+        out: folder for the executed copies.
+        save: also store the outputs in notebooks/ and the records in results/.
+        cell_minutes: give a cell up after so long.
+    """
     from common import compare, records
-    from tools import notebooks
+    from tools import notebooks as files
 
     began = time.time()
-    chosen = notebooks.paths(options.notebooks)
+    chosen = files.paths(list(notebooks))
     print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
+    done = []
     for i, path in enumerate(chosen, 1):
         start = time.perf_counter()
         label = f"[{i}/{len(chosen)}] {path.stem}"
 
-        def tick(done: int, total: int, label: str = label) -> None:
-            print(f"\r{label}: cell {done}/{total}", end="", flush=True)
+        def tick(cell: int, total: int, label: str = label) -> None:
+            print(f"\r{label}: cell {cell}/{total}", end="", flush=True)
 
-        notebook = notebooks.read(path)
+        notebook = files.read(path)
         try:
-            notebooks.execute(notebook, path.name, tick if sys.stdout.isatty() else None)
-        except notebooks.CellFailed as error:
-            notebooks.write(notebook, Path(options.out) / path.name)
-            print(f"\n{error}\nThe notebook as far as it ran: {options.out}/{path.name}")
+            files.execute(
+                notebook, path.name, tick if sys.stdout.isatty() else None, 60 * cell_minutes
+            )
+        except files.CellFailed as error:
+            files.write(notebook, out / path.name)
+            print(f"\n{error}\nThe notebook as far as it ran: {out}/{path.name}")
             return 1
-        notebooks.clean(notebook)
-        notebooks.write(notebook, Path(options.out) / path.name)
-        if options.save:
-            notebooks.write(notebook, path)
+        files.clean(notebook)
+        files.write(notebook, out / path.name)
+        done.append((notebook, path))
         seconds = time.perf_counter() - start
         print(f"\r{label}: done in {seconds:.0f} s" + " " * 20, flush=True)
-    if options.save:
-        records.publish(since=began)
-    table, problems = compare.table()
+    if save:  # after the last one, so that no run sees a checkout that another has changed
+        for notebook, path in done:
+            files.write(notebook, path)
+        for reason in records.publish(since=began):
+            print(f"not saved: {reason}")
+    runs, problems = records.read_all()
     print()
-    print(compare.text(table) if len(table) else "No runs recorded.")
+    print(compare.text(compare.grouped(runs)) if runs else "No runs recorded.")
     for problem in problems:
         print(f"left out: {problem}")
     return 0
 
 
-def draw_figures(options: argparse.Namespace) -> int:
-    """Redraw figures/ from the models and records, and the tables of README and docs/."""
-    from tools import figures
+@app.command(name="predict")
+def predict_pictures(
+    model: Positional[str],
+    pictures: Positional[tuple[Path, ...]],
+    top: int = 3,
+) -> int:
+    """Say what is on pictures: the most likely classes with their probabilities.
 
-    drawings = figures.everything()
-    for name, drawing in drawings.items():
-        (machine.HOME / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
-    for path, text in figures.documents().items():
-        (machine.HOME / path).write_text(text, encoding="utf-8")
-    print(f"{len(drawings)} pictures drawn in figures/, the tables of README and docs/ written")
-    return 0
+    Args:
+        model: a network with trained weights, or a .safetensors file that `train` wrote.
+        pictures: image files, or folders of them.
+        top: how many classes to name.
+    """
+    from common import predict
 
-
-def sync_cells(options: argparse.Namespace) -> int:
-    """Rewrite the notebooks' setup and exercise cells from their one definition."""
-    from tools import notebooks
-
-    for path in notebooks.paths():
-        notebook = notebooks.read(path)
-        notebooks.sync(notebook)
-        notebooks.write(notebook, path)
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m common", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(function, name: str) -> argparse.ArgumentParser:
-        words = function.__doc__.splitlines()[0]
-        made = commands.add_parser(name, help=words, description=words)
-        made.set_defaults(run=function)
-        return made
-
-    listing = command(list_models, "list")
-    listing.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-
-    training = command(train_network, "train")
-    training.add_argument("name", help="a network; `python -m common list` shows them all")
-    training.add_argument(
-        "--dataset",
-        default="fashion_mnist",
-        help="a name or a folder of class folders (default: %(default)s)",
-    )
-    training.add_argument(
-        "--epochs",
-        type=int,
-        default=5,
-        help="passes over the training images (default: %(default)s)",
-    )
-    training.add_argument(
-        "--batch-size", type=int, default=128, help="images a step (default: %(default)s)"
-    )
-    training.add_argument(
-        "--lr", type=float, default=1e-3, help="learning rate (default: %(default)s)"
-    )
-    training.add_argument(
-        "--optimizer", default="adam", help="adam, adamw or sgd (default: %(default)s)"
-    )
-    training.add_argument("--weight-decay", type=float, default=0.0, help="default: %(default)s")
-    training.add_argument(
-        "--schedule", default="constant", help="constant, cosine or warmup (default: %(default)s)"
-    )
-    training.add_argument(
-        "--patience", type=int, help="stop after so many epochs without progress (default: never)"
-    )
-    training.add_argument(
-        "--precision", default="auto", help="auto, fp32, bf16 or fp16 (default: %(default)s)"
-    )
-    training.add_argument("--image-size", type=int, help="pixels (default: the network's own)")
-    training.add_argument("--train-images", type=int, help="use only so many (default: all)")
-    training.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    training.add_argument(
-        "--strict",
-        action="store_true",
-        help="fail rather than use the digits in place of a missing set",
-    )
-    training.add_argument("--json", action="store_true", help="print the run's record as JSON")
-
-    experiment = command(run_experiment, "experiment")
-    experiment.add_argument("name", help="an experiment, or `list`")
-    experiment.add_argument("--profile", help="smoke, laptop or full (default: as elsewhere)")
-    experiment.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", help="default: the experiment's own"
-    )
-    experiment.add_argument("--only", nargs="+", metavar="NAME", help="networks (default: all)")
-    experiment.add_argument("--save", action="store_true", help="also copy records to results/")
-
-    benchmark = command(measure, "bench")
-    benchmark.add_argument(
-        "--only", nargs="+", metavar="NAME", help="networks to measure (default: one a notebook)"
-    )
-    benchmark.add_argument(
-        "--quick",
-        action="store_true",
-        help="under two minutes: smaller batches, fewer and shorter rounds",
-    )
-    benchmark.add_argument(
-        "--precision", default="auto", help="ours: auto, fp32, bf16 or fp16 (default: %(default)s)"
-    )
-    benchmark.add_argument("--save", action="store_true", help="also write results/bench/")
-    benchmark.add_argument(
-        "--json", action="store_true", help="print a JSON list instead of a table"
-    )
-
-    scaling = command(measure_processes, "scaling")
-    scaling.add_argument("--save", action="store_true", help="also write results/bench/")
-    scaling.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-
-    together = command(run_class, "classroom")
-    together.add_argument("notebooks", nargs="+", help="numbers or names, such as 01 or lenet")
-    together.add_argument("--kernels", type=int, default=8, help="default: %(default)s")
-
-    running = command(run_course, "run")
-    running.add_argument(
-        "notebooks", nargs="*", help="numbers or names, such as 01 or lenet (default: all)"
-    )
-    running.add_argument(
-        "--out",
-        default=str(machine.HOME / "build"),
-        help="folder for the executed copies (default: build/)",
-    )
-    running.add_argument(
-        "--save",
-        action="store_true",
-        help="also store the outputs in notebooks/ and the records in results/",
-    )
-
-    command(draw_figures, "figures")
-    command(sync_cells, "sync")
-    return top
+    net = predict.network(model)
+    wrong = 0
+    for path in predict.files_in(pictures):
+        try:
+            found = predict.classes(net, predict.open_picture(path), top)
+        except ValueError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            wrong += 1
+            continue
+        print(f"{path}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
+    return int(wrong > 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = arguments[0] if arguments else ""
     try:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and options.command not in TOGETHER:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and command not in TOGETHER:
             raise ValueError(f"torchrun works with {' and '.join(TOGETHER)}; start this one alone.")
-        return options.run(options)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"python -m common {options.command}: {error}", file=sys.stderr)
+        return app.cli(prog="python -m common", description=__doc__.splitlines()[0], args=arguments)
+    except (ValueError, OSError) as error:
+        print(f"python -m common {command}: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        print(f"python -m common {options.command} failed: {error}", file=sys.stderr)
+        print(f"python -m common {command} failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same words again go on.", file=sys.stderr)
         return 1
 
 

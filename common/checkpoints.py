@@ -1,22 +1,193 @@
-"""Checkpoints: all that a training needs to go on, in one file, written whole or not at all."""
+"""Checkpoints: all that a training needs to go on, in a file that is whole or is not believed.
+
+A file ends in the SHA-256 of all that comes before, so that damage of any byte is found; the one
+before it is kept beside it, for that case.
+"""
 
 import hashlib
+import inspect
+import io
 import os
+import re
+import tokenize
+import warnings
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
 import torch
+from torch import nn
 
 from common import ddp, machine
-from common.config import Config
-from common.machine import file_name
 
-KEYS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")
+if TYPE_CHECKING:
+    from common.train import Run
+
+DIGEST_BYTES = 32
+LAYOUT_TOKENS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
-def checkpoint_file(name: str, config: Config) -> Path:
-    """The file for a training of this name and configuration, in the runs folder."""
-    name = f"{name}-{digest(repr(config).encode())}.pt"
-    return machine.runs_folder() / "checkpoints" / file_name(name)
+class Store:
+    """The checkpoint of one training; without a path, every method does nothing.
+
+    `where` is a path, True for a file in the runs folder that is named after the training, or None.
+    Of several processes the first one writes.
+    """
+
+    def __init__(self, where: Path | str | bool | None, run: "Run"):
+        self.path: Path | None = None
+        self.task: dict = {}
+        self.locked = False
+        if where is None or where is False:
+            return
+        self.task = describe(run)
+        name = f"{type(run.model).__name__}-{run.data.name}-{digest(repr(self.task).encode())}.pt"
+        self.path = (
+            machine.runs_folder() / "checkpoints" / machine.file_name(name)
+            if where is True
+            else Path(where)
+        )
+
+    @property
+    def previous(self) -> Path:
+        """The file before the last one."""
+        return self.path.with_name(f"{self.path.name}.previous")
+
+    # ---------------------------------------------------------------- one training, one process
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.lock")
+
+    def lock(self) -> None:
+        """Keep other processes off. Raises ValueError, with its number, where one is at work."""
+        if self.path is None or ddp.rank() > 0:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if (owner := self.owner()) is not None:
+                raise ValueError(
+                    f"Process {owner} is at work on {self.path}. Wait for it or stop it, or choose "
+                    "another checkpoint."
+                )
+            self.lock_file.unlink(missing_ok=True)  # of a process that is gone
+            with open(self.lock_file, "x", encoding="utf-8") as file:
+                file.write(f"{os.getpid()} {psutil.Process().create_time()}")
+        except OSError as error:
+            raise machine.cannot_write(self.path, error) from error
+        self.locked = True
+
+    def owner(self) -> int | None:
+        """The number of the living process that holds the lock, or None."""
+        try:
+            number, began = self.lock_file.read_text(encoding="utf-8").split()
+            process = psutil.Process(int(number))
+            return int(number) if process.create_time() == float(began) else None
+        except (OSError, ValueError, psutil.Error):
+            return None
+
+    def unlock(self) -> None:
+        if self.locked:
+            self.lock_file.unlink(missing_ok=True)
+            self.locked = False
+
+    # ------------------------------------------------------------------------- writing, reading
+
+    def save(self, state: dict) -> None:
+        """Write `state` and what it belongs to, whole or not at all; the last file becomes the
+        previous one. Raises OSError, with path and free space, where that fails."""
+        if self.path is None or ddp.rank() > 0:
+            return
+        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save({"task": self.task, **state}, fresh)
+            with open(fresh, "rb+") as file:
+                checksum = hashlib.file_digest(file, "sha256").digest()
+                file.write(checksum)
+                file.flush()
+                os.fsync(file.fileno())
+            if self.path.exists():
+                os.replace(self.path, self.previous)
+            os.replace(fresh, self.path)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
+            raise machine.cannot_write(self.path, error) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def load(self) -> dict | None:
+        """What was saved last, on the CPU, or None where nothing was.
+
+        A damaged file is passed over with a warning, for the one before it. Raises ValueError when
+        the file belongs to another training, with all that differs.
+        """
+        saved = self.read() if self.path is not None and ddp.rank() == 0 else None
+        saved = ddp.from_first(saved)
+        if saved is None:
+            return None
+        then, now = flat(saved["task"]), flat(self.task)
+        differ = [
+            f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted({*then, *now})
+            if then.get(key) != now.get(key)
+        ]
+        if differ:
+            raise ValueError(
+                f"{self.path} belongs to another training: {'; '.join(differ)}. Choose another "
+                "file, or delete this one to start anew."
+            )
+        return saved
+
+    def read(self) -> dict | None:
+        """The newest of the two files that is whole, or None."""
+        for path in (self.path, self.previous):
+            try:
+                return read_checked(path)
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # torch.load raises whatever the bytes lead it to
+                warnings.warn(
+                    f"{path} is damaged ({str(error)[:80]}): it is passed over.", stacklevel=2
+                )
+        return None
+
+    def remove(self) -> None:
+        """Delete both files: the training is over and written down."""
+        if self.path is not None and ddp.rank() == 0:
+            self.path.unlink(missing_ok=True)
+            self.previous.unlink(missing_ok=True)
+
+
+def read_checked(path: Path) -> dict:
+    """A file as `Store.save` wrote it. Raises ValueError where a byte of it has changed."""
+    content = path.read_bytes()
+    content, checksum = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != checksum:
+        raise ValueError("its checksum does not fit")
+    # Weights only: a checkpoint that came from elsewhere cannot run code here.
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+# ----------------------------------------------------------------------- what a training is of
+
+
+def describe(run: "Run") -> dict:
+    """What must be the same for a training to go on: net, images, settings, arithmetic."""
+    images = run.data.train
+    content = images.images.numpy().tobytes() + images.labels.numpy().tobytes()
+    return {
+        "network": f"{type(run.model).__name__} {run.digest}",
+        "images": f"{run.data.name} {digest(content)}",
+        "arithmetic": run.precision,
+        "processes": ddp.ranks(),
+        "threads": torch.get_num_threads(),  # another number rounds otherwise
+        **asdict(run.config),
+    }
+
+
+def flat(task: dict) -> dict:
+    """The same with lists for tuples, as a comparison wants it."""
+    return {key: repr(value).replace("[", "(").replace("]", ")") for key, value in task.items()}
 
 
 def digest(content: bytes) -> str:
@@ -24,52 +195,24 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def save_checkpoint(path: Path | None, task: dict, **state) -> None:
-    """Write `state`, and the `task` it belongs to; without a path, do nothing.
+def digest_of(model: nn.Module) -> str:
+    """Eight characters for a net's structure: its layers, sizes, options, and what forward does.
 
-    Of several processes the first one writes.
+    Values of weights do not count, nor do comments and layout in the source of `forward`.
     """
-    if path is None or ddp.rank() > 0:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")  # what a killed process leaves is overwritten by the next
+    parts = [repr(model)]
+    parts += [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()]
+    parts += [f"{name} {tuple(b.shape)}" for name, b in model.named_buffers()]
+    kinds = {type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")}
+    parts += sorted(f"{kind.__name__}: {source_of_forward(kind)}" for kind in kinds)
+    return digest("\n".join(re.sub(r" at 0x\w+", "", part) for part in parts).encode())
+
+
+def source_of_forward(kind: type[nn.Module]) -> str:
+    """The words of a class's `forward`, without comments and layout; empty where none is known."""
     try:
-        torch.save({"task": task, **state}, fresh)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def load_checkpoint(path: Path | None, task: dict) -> dict | None:
-    """What was saved, on the CPU, or None where there is no such file.
-
-    Raises ValueError when the file is damaged or belongs to another task, saying what differs.
-    """
-    saved = read_checkpoint(path) if path is not None and ddp.rank() == 0 else None
-    saved = ddp.from_first(saved)
-    if saved is None:
-        return None
-    for key in task:
-        if saved["task"].get(key) != task[key]:
-            raise ValueError(
-                f"{path} belongs to another training: {key} was {saved['task'].get(key)!r} there, "
-                f"and is {task[key]!r} here. Choose another file, or delete this one to start anew."
-            )
-    return saved
-
-
-def read_checkpoint(path: Path) -> dict | None:
-    """The file as `save_checkpoint` wrote it. Raises ValueError when it is something else."""
-    if not path.exists():
-        return None
-    try:
-        # Weights only: a checkpoint that came from elsewhere cannot run code here.
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if missing := {*KEYS} - {*saved}:
-            raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
-        raise ValueError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:80]}). "
-            "Delete it to start the training anew."
-        ) from error
-    return saved
+        source = inspect.getsource(kind.forward)
+        words = tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline)
+        return " ".join(w.string for w in words if w.type not in LAYOUT_TOKENS)
+    except (OSError, TypeError, tokenize.TokenError, IndentationError):
+        return ""

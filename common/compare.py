@@ -1,246 +1,203 @@
-"""The comparison: one pandas table of all runs at hand beside the reports' figures."""
+"""The comparison: pandas tables of all runs at hand, of one experiment, and beside the reports."""
 
 import functools
+import json
 import math
+from typing import NamedTuple
 
 import pandas as pd
 
-from common import probe, records, reports, sources, zoo
-from common.machine import unknown
+from common import experiments, probe, records, sources, zoo
+from common.records import Record
 
-# Of each notebook's architecture, the year in which it was first published.
-YEARS = {
-    "lenet": 1998,
-    "alexnet": 2012,
-    "nin": 2013,
-    "vgg": 2014,
-    "googlenet": 2014,
-    "resnet": 2015,
-    "densenet": 2016,
-    "mobilenet": 2017,
-}
-GROUP = ["model", "params", "dataset", "source", "experiment", "profile", "image_size"]
-GROUP += ["train_images", "origin"]
-COLUMNS = [
-    *GROUP,
-    "epochs",
-    "mult_adds",
-    "accuracy",
-    "std",
-    "n",
-    "report",
-    "train_seconds",
-    "seconds_an_epoch",
-]
-COLUMNS += ["images_per_s", "peak_MB", "machine", "precision"]
-BOARD = ["origin", "model", "year", "params", "mult_adds", "depth", "field", "image_size"]
-BOARD += ["dataset", "source", "experiment", "profile", "train_images", "epochs", "accuracy"]
-BOARD += ["std", "n", "seconds_an_epoch", "images_per_s", "peak_MB", "machine", "precision"]
+# Runs belong together when all of this agrees: they differ in their seed alone.
+GROUP = ["network", "label", "options", "digest", "dataset", "source", "experiment", "profile"]
+GROUP += ["image_size", "train_images", "params", "machine", "precision", "settings", "origin"]
 
 
-def table() -> tuple[pd.DataFrame, list[str]]:
-    """(table, problems): a row for each group of runs that differ only in their seed, best first.
+class Stated(NamedTuple):
+    """One result of one report: `accuracy` on test images in per cent, `seconds` of training on
+    `machine`, `mult_adds` of a whole batch by torchinfo. None where the report does not say."""
 
-    Accuracy is in per cent: the mean over seeds, its standard deviation (NaN for one run) and n.
-    Runs of different data, sources, sizes or settings are never put into one mean. `report` is the
-    accuracy that a lab report states for this very experiment. `problems` says which record files
-    were left out, and why.
+    report: str
+    network: str
+    label: str
+    dataset: str
+    params: int
+    accuracy: float | None
+    seconds: float | None
+    epochs: int | None
+    machine: str | None
+    mult_adds: float | None
+    batch_size: int | list
+
+    @property
+    def experiment(self) -> str:
+        """The experiment that runs it."""
+        return f"report-{self.report.lower()}"
+
+    @property
+    def name(self) -> str:
+        """The network and its label, for people."""
+        return f"{self.network} ({self.label})" if self.label else self.network
+
+
+@functools.cache
+def reports() -> dict:
+    """What the five lab reports state, from results/reports.json.
+
+    `stated`: a `Stated` row a result; `class_accuracy`: report E's test accuracy by class of
+    CIFAR-10 (per cent); `paper_params`: parameters at the papers' own setting, 3 channels and 1,000
+    classes; `layer_params` and `layer_shapes`: [layer, count or (C, H, W)] where one prints it.
     """
-    runs, problems = records.read_all()
-    return grouped(runs), problems
+    found = json.loads((records.RESULTS / "reports.json").read_text(encoding="utf-8"))
+    return found | {"stated": tuple(Stated(**row) for row in found["stated"])}
 
 
-def grouped(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table for records as `records.read_all` returns them."""
-    if runs.empty:
-        return pd.DataFrame(columns=COLUMNS)
-    # Runs belong together when their whole configurations agree, the seed apart.
-    settings = [repr(sorted((config | {"seed": None}).items())) for config in runs["config"]]
+# --------------------------------------------------------------------------------------- groups
+
+
+def grouped(runs: list[Record]) -> pd.DataFrame:
+    """A row for each group of runs that differ only in their seed, best validation first.
+
+    Accuracies are in per cent: means over seeds. `spread` is the standard deviation over seeds (NaN
+    for one), `error` the standard error that the number of test images leaves, `n` the seeds.
+    Runs of different structure, data, settings, machine, number format or origin are never put into
+    one mean. `runs` judged by validation alone have no `accuracy`.
+    """
+    rows = [
+        {
+            **{name: getattr(run, name) for name in ("network", "label", "digest", "dataset")},
+            **{name: getattr(run, name) for name in ("source", "experiment", "profile", "params")},
+            "options": json.dumps(run.options, sort_keys=True),
+            "image_size": str(run.image_size),
+            "train_images": run.train_images,
+            "machine": run.device,
+            "precision": run.precision,
+            "settings": json.dumps(run.config | {"seed": None}, sort_keys=True),
+            "origin": run.origin,
+            "name": run.name,
+            "epochs": run.epochs,
+            "mult_adds": run.mult_adds,
+            "accuracy": math.nan if run.test_accuracy is None else 100 * run.test_accuracy,
+            "validation": 100 * run.val_accuracy,
+            "seconds": run.train_seconds / run.epochs,
+            "images_per_s": run.images_per_s,
+            "peak_MB": (run.peak_memory_bytes or math.nan) / 1e6,
+            "stand_in": run.stand_in,
+        }
+        for run in runs
+    ]
+    if not rows:
+        columns = [*GROUP, "name", "epochs", "mult_adds", "accuracy", "spread", "n", "validation"]
+        columns += ["seconds", "images_per_s", "peak_MB", "stand_in", "error"]
+        return pd.DataFrame(columns=columns)
     frame = (
-        runs.assign(settings=settings)
-        .groupby([*GROUP, "settings"], sort=False)
+        pd.DataFrame(rows)
+        .groupby(GROUP, sort=False)
         .agg(
+            name=("name", "first"),
             epochs=("epochs", "mean"),  # early stopping may end runs of one group at different ones
             mult_adds=("mult_adds", "first"),
-            accuracy=("test_accuracy", lambda shares: 100 * shares.mean()),
-            std=("test_accuracy", lambda shares: 100 * shares.std()),
-            n=("seed", "size"),
-            train_seconds=("train_seconds", "mean"),
+            accuracy=("accuracy", "mean"),
+            spread=("accuracy", "std"),
+            n=("accuracy", "size"),
+            validation=("validation", "mean"),
+            seconds=("seconds", "mean"),  # of training, an epoch
             images_per_s=("images_per_s", "mean"),
-            peak_MB=("peak_memory_bytes", lambda sizes: sizes.astype(float).max() / 1e6),
-            machine=("device", "first"),
-            precision=("precision", "first"),
+            peak_MB=("peak_MB", "max"),
             stand_in=("stand_in", "first"),
         )
         .reset_index()
     )
-    frame["seconds_an_epoch"] = frame["train_seconds"] / frame["epochs"]
-    frame["report"] = [reported(row) for row in frame.itertuples()]
-    order = frame.sort_values(["dataset", "accuracy"], ascending=[True, False])
-    return order[COLUMNS].reset_index(drop=True)
+    share = frame["accuracy"] / 100
+    images = 1_000 if frame["stand_in"].all() else 10_000
+    frame["error"] = 100 * (share * (1 - share) / images) ** 0.5
+    return frame.sort_values(["dataset", "validation"], ascending=[True, False], ignore_index=True)
 
 
-def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
-    """Rows of `grouped` and the reports' figures in one table, sorted by the column `by`.
+def best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Of rows of `grouped`, the one with the best validation accuracy for each value of `by`.
 
-    `origin` tells them apart. `year`, `depth` (layers with weights on the longest way) and `field`
-    (receptive field of the last layer that does not see all, pixels) are the architecture's own, at
-    the image size it was made for. Raises ValueError for a column that is not there.
+    Chosen by validation images: the test images choose nothing.
     """
-    if by not in BOARD:
-        raise ValueError(unknown("column", by, tuple(BOARD)))
-    stated = pd.DataFrame(
-        [
-            {
-                "origin": f"report {result.report}",
-                "model": result.model,
-                "dataset": result.dataset,
-                "experiment": result.experiment,
-                "params": result.params,
-                "mult_adds": result.mult_adds and result.mult_adds / result.batch_size,
-                "epochs": result.epochs,
-                "accuracy": result.accuracy,
-                "n": 1,
-                "seconds_an_epoch": result.seconds and result.seconds / result.epochs,
-                "machine": result.machine,
-            }
-            for result in reports.REPORTED
-        ]
-    )
-    board = pd.concat([frame, stated], ignore_index=True) if len(frame) else stated
-    about = pd.DataFrame([architecture(name) for name in board["model"]])
-    board = board.assign(**about)
-    descending = by in ("accuracy", "images_per_s", "n")
-    return board.reindex(columns=BOARD).sort_values(by, ascending=not descending, kind="stable")
+    judged = frame[frame["accuracy"].notna()]
+    order = judged.sort_values("validation", ascending=False)
+    return order.drop_duplicates(by).reset_index(drop=True)
 
 
-def beside_reports(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every figure of the reports, and what rows of `grouped` have to set beside it.
+# ------------------------------------------------------------------------------- one fair table
 
-    `stated` is the report's accuracy, `ours` that of the same run here, in `profile` and of
-    `origin`; both in per cent. `best` is the best accuracy of the same network on the same `source`
-    of images by any recipe, at any size, and `by` says which run that is.
+
+def leaderboard(runs: list[Record], experiment: str = "cifar10") -> pd.DataFrame:
+    """A row for each network of one experiment on one data set, most accurate first.
+
+    Columns: `network`, its `architecture`, `year`, `depth` (layers with weights on the longest
+    way), `params`, `mult_adds`, test `accuracy` with `error` and `spread` (per cent), `n` seeds,
+    `seconds` an epoch, `peak_MB`, receptive `field` (pixels), `origin`, `source`.
     """
-    stated = pd.DataFrame(reports.REPORTED)[["report", "model", "dataset", "accuracy"]]
-    stated["experiment"] = [result.experiment for result in reports.REPORTED]
-    stated["network"] = stated["model"].map(network)
-    best = frame.sort_values("accuracy", ascending=False).rename(columns={"accuracy": "best"})
-    best["network"] = best["model"].map(network)
-    named = best["experiment"] + ", " + best["model"]
-    best["by"] = named + ", " + best["profile"] + ", " + best["origin"]
-    one = ["network", "dataset", "source"]
-    same = ["model", "dataset", "experiment", "source"]
-    ours = frame[[*same, "profile", "origin", "accuracy"]].rename(columns={"accuracy": "ours"})
-    both = stated.merge(best.drop_duplicates(one)[[*one, "best", "by"]], how="left", on=one[:2])
-    both = both.merge(ours, how="left", on=same).rename(columns={"accuracy": "stated"})
-    columns = ["report", "model", "dataset", "stated", "source", "ours", "profile", "origin"]
-    return both[[*columns, "best", "by"]]
-
-
-def classes_beside_report_e(runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy by class of CIFAR-10 (per cent): what report E states, under it our best run.
-
-    `runs` are records as `records.read_all` returns them; each source of images has its own row.
-    """
-    cifar = runs[runs["dataset"] == "cifar10"].sort_values("test_accuracy", ascending=False)
-    classes, rows = sources.KNOWN["cifar10"].classes, {}
-    for model, stated in reports.CLASS_ACCURACY.items():
-        rows[f"{model}, report E"] = dict(zip(classes, stated, strict=True))
-        for run in cifar[cifar["model"] == model].drop_duplicates("source").itertuples():
-            shares = pd.Series(run.class_accuracy)  # by name: a record's order is its own
-            rows[f"{model}, {run.source}, {run.profile}, {run.origin}"] = 100 * shares
-    return pd.DataFrame(rows).T.reindex(columns=classes)
-
-
-def network(model: str) -> str:
-    """A record's model without what its experiment varies: "lenet5 (lr 0.1)" is a lenet5."""
-    return model.split(" (")[0]
+    frame = grouped([run for run in runs if run.experiment == experiment])
+    frame = frame[frame["accuracy"].notna()]
+    about = pd.DataFrame([facts(name) for name in frame["network"]], index=frame.index)
+    columns = ["architecture", "network", "year", "depth", "params", "mult_adds", "accuracy"]
+    columns += ["error", "spread", "n", "seconds", "peak_MB", "field", "origin", "source"]
+    board = frame.assign(**about).reindex(columns=columns)
+    return board.sort_values("accuracy", ascending=False, ignore_index=True)
 
 
 @functools.cache
-def architecture(model: str) -> dict:
-    """Year, depth and receptive field of a record's model, empty where the zoo does not have it."""
-    name = network(model)
-    if name not in zoo.names():
-        return {"year": None, "depth": None, "field": None}
-    row, notebook = zoo.variants()[name]
-    net, shape = zoo.build_on_meta(name), (1, *row.input_shape)
+def facts(network: str) -> dict:
+    """Architecture, year, depth and receptive field of a variant; empty where it is not known."""
+    about = zoo.architecture(network)
+    if about is None:
+        return {"architecture": network, "year": None, "depth": None, "field": None}
+    row, net = zoo.variant(network), zoo.build_on_meta(network)
+    shape = (1, *row.input_shape)
     return {
-        "year": YEARS[notebook[3:].removesuffix(".ipynb")],
+        "architecture": about.name,
+        "year": about.year,
         "depth": probe.depth(net, shape),
         "field": probe.receptive_field(net, shape),
     }
 
 
-def hardest(runs: pd.DataFrame, most: int = 12) -> pd.DataFrame:
+def mcnemar(a: Record, b: Record) -> float:
+    """The probability (0 to 1) of a difference as large as that of two nets on the same images.
+
+    McNemar's exact test: of the images that only one of them gets wrong, each net should have half.
+    Source: McNemar 1947, Psychometrika 12. Raises ValueError where a record has no list of errors.
+    """
+    if a.errors is None or b.errors is None:
+        raise ValueError(f"{a.name} and {b.name}: one of them does not say which images it missed.")
+    only_a, only_b = len(a.errors.keys() - b.errors.keys()), len(b.errors.keys() - a.errors.keys())
+    n, k = only_a + only_b, min(only_a, only_b)
+    tail = sum(math.exp(log_choose(n, i) - n * math.log(2)) for i in range(k + 1))
+    return min(1.0, 2 * tail)
+
+
+def log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def hardest(runs: list[Record], most: int = 12) -> pd.DataFrame:
     """The test images that most networks take for something else, hardest first.
 
-    `runs` are records of one data set, as `records.read_all` returns them; the best run of each
-    model counts. Columns: `image` (its number in the test set), `wrong` (networks that err), `of`
-    (networks asked) and `taken_for` (their most frequent answer, a class number).
+    The run of each network with the best validation accuracy counts. Columns: `image` (its number
+    in the test set), `wrong` (networks that err), `of` (networks asked), `taken_for` (their most
+    frequent answer, a class number); `attrs["tied"]` says how many images are as hard as the last.
     """
-    known = runs[runs["errors"].notna()].sort_values("test_accuracy", ascending=False)
+    known = sorted((r for r in runs if r.errors is not None), key=lambda r: -r.val_accuracy)
+    one_each = {run.network: run for run in reversed(known)}
     answers = [
-        (int(image), answer)
-        for errors in known.drop_duplicates("model")["errors"]
-        for image, answer in errors.items()
+        (int(image), answer) for run in one_each.values() for image, answer in run.errors.items()
     ]
     given = pd.DataFrame(answers, columns=["image", "answer"]).groupby("image")["answer"]
     found = pd.DataFrame({"wrong": given.size(), "taken_for": given.agg(lambda a: a.mode()[0])})
-    found["of"] = known["model"].nunique()
-    return found.sort_values("wrong", ascending=False, kind="stable").head(most).reset_index()
-
-
-def distinct(labels: list[str]) -> list[str]:
-    """The labels, with a number behind each that has come before."""
-    return [
-        label if label not in labels[:i] else f"{label} ({labels[: i + 1].count(label)})"
-        for i, label in enumerate(labels)
-    ]
-
-
-def reported(row) -> float:
-    """The accuracy (per cent) a report states for this model, data set and experiment, or NaN."""
-    for result in reports.of(row.model, row.dataset):
-        if row.experiment == result.experiment and not row.stand_in:
-            return result.accuracy
-    return math.nan
-
-
-def at_a_glance(profile: str | None = None) -> pd.DataFrame:
-    """The best recorded run of each `network` on real images and data set, in a profile or any."""
-    runs, _ = records.read_all(yours=False)
-    runs = runs[~runs["stand_in"].astype(bool)]
-    if profile:
-        runs = runs[runs["profile"] == profile]
-    frame = grouped(runs)
-    frame["network"] = frame["model"].map(network)
-    return frame.drop_duplicates(["network", "dataset", "source"]).reset_index(drop=True)
-
-
-def text(frame: pd.DataFrame) -> str:
-    """Rows of `grouped` for a terminal: what was run, the accuracies, the time."""
-    columns = ["model", "dataset", "source", "experiment", "profile", "origin", "image_size"]
-    columns += ["train_images", "epochs", "params", "accuracy", "std", "n", "report"]
-    return frame[[*columns, "seconds_an_epoch"]].round(2).to_string(index=False, na_rep="-")
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Rows of `grouped` as a Markdown table."""
-    lines = [
-        "| model | data set | source | image | training images | epochs | parameters | mult-adds | "
-        "test accuracy (%) | s an epoch | machine |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in frame.itertuples():
-        spread = f" ± {row.std:.2f} (n = {row.n})" if row.n > 1 else ""
-        lines.append(
-            f"| {row.model} | {row.dataset} | {row.source} | {row.image_size} | "
-            f"{row.train_images:,} | {row.epochs:g} | {row.params:,} | "
-            f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f}{spread} | "
-            f"{row.seconds_an_epoch:.1f} | {row.machine} |"
-        )
-    return "\n".join(lines) + "\n"
+    found["of"] = len(one_each)
+    found = found.sort_values("wrong", ascending=False, kind="stable").reset_index()
+    shown = found.head(most)
+    shown.attrs["tied"] = int((found["wrong"] == shown["wrong"].min()).sum()) if len(shown) else 0
+    return shown
 
 
 def pareto(frame: pd.DataFrame, cost: str) -> pd.Series:
@@ -255,4 +212,104 @@ def pareto(frame: pd.DataFrame, cost: str) -> pd.Series:
             for _, row in frame.iterrows()
         ],
         index=frame.index,
+        dtype=bool,
     )
+
+
+# ---------------------------------------------------------------------------- beside the reports
+
+
+def beside_reports(runs: list[Record]) -> pd.DataFrame:
+    """Every accuracy that a report states, and what our runs have to set beside it (per cent).
+
+    `reproduced` is that of a run with the report's own settings, structure and data set; NaN where
+    none is recorded. `ours` is the run of the same network on the same data set with the best
+    validation accuracy by any recipe, and `by` says which that is.
+    """
+    judged = [run for run in runs if run.test_accuracy is not None and not run.stand_in]
+    rows = []
+    for stated in reports()["stated"]:
+        same = [r for r in judged if reproduces(r, stated)]
+        other = [r for r in judged if (r.network, r.dataset) == (stated.network, stated.dataset)]
+        top = max(other, key=lambda r: r.val_accuracy, default=None)
+        own = max(same, key=lambda r: r.val_accuracy, default=None)
+        rows.append(
+            {
+                "report": stated.report,
+                "network": stated.name,
+                "dataset": stated.dataset,
+                "stated": stated.accuracy,
+                "reproduced": own and 100 * own.test_accuracy,
+                "ours": top and 100 * top.test_accuracy,
+                "by": top and f"{top.experiment}, {top.profile}, {top.name}",
+                "source": top and top.source,
+            }
+        )
+    return pd.DataFrame(rows).astype({"reproduced": float, "ours": float})
+
+
+def reproduces(record: Record, stated: Stated) -> bool:
+    """Whether a record is of the very run that a report states: never by a shorter budget."""
+    seed = record.config["seed"]
+    for plan in experiments.plans(stated.experiment, "full", [seed]):
+        if (plan.network, plan.label) == (stated.network, stated.label):
+            return experiments.is_of(record, plan, stated.experiment, "full")
+    return False
+
+
+def classes_beside_report_e(runs: list[Record]) -> pd.DataFrame:
+    """Accuracy by class of CIFAR-10 (per cent): what report E states, under it our best run."""
+    cifar = [r for r in runs if r.dataset == "cifar10" and r.test_accuracy is not None]
+    classes, rows = sources.KNOWN["cifar10"].classes, {}
+    for network, stated in reports()["class_accuracy"].items():
+        rows[f"{network}, report E"] = dict(zip(classes, stated, strict=True))
+        own = [r for r in cifar if r.network == network]
+        if own:
+            top = max(own, key=lambda r: r.val_accuracy)
+            shares = pd.Series(top.class_accuracy)  # by name: a record's order is its own
+            rows[f"{network}, {top.source}, {top.profile}, {top.origin}"] = 100 * shares
+    return pd.DataFrame(rows).T.reindex(columns=classes)
+
+
+# ---------------------------------------------------------------------------------------- as text
+
+
+def text(frame: pd.DataFrame) -> str:
+    """Rows of `grouped` for a terminal: what was run, the accuracies, the time."""
+    columns = ["name", "dataset", "source", "experiment", "profile", "origin", "image_size"]
+    columns += ["train_images", "epochs", "params", "validation", "accuracy", "spread", "n"]
+    return frame[[*columns, "seconds"]].round(2).to_string(index=False, na_rep="-")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Rows of `grouped` as a Markdown table."""
+    lines = [
+        "| network | data set | source | image | training images | epochs | parameters | "
+        "mult-adds | test accuracy (%) | s an epoch | machine |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in frame.itertuples():
+        spread = f" ± {row.spread:.2f} (n = {row.n})" if row.n > 1 else ""
+        accuracy = "validation only" if math.isnan(row.accuracy) else f"{row.accuracy:.2f}{spread}"
+        lines.append(
+            f"| {row.name} | {row.dataset} | {row.source} | {row.image_size} | "
+            f"{row.train_images:,} | {row.epochs:g} | {row.params:,} | "
+            f"{row.mult_adds / 1e6:,.1f} M | {accuracy} | {row.seconds:.1f} | {row.machine} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def markdown_board(board: pd.DataFrame) -> str:
+    """Rows of `leaderboard` as a Markdown table."""
+    lines = [
+        "| network | year | depth | parameters | mult-adds | test accuracy (%) | s an epoch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in board.itertuples():
+        spread = f", spread {row.spread:.2f} (n = {row.n})" if row.n > 1 else " (n = 1)"
+        lines.append(
+            f"| {row.architecture} (`{row.network}`) | {row.year} | {row.depth} | {row.params:,} | "
+            f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f} ± {row.error:.2f}{spread} | "
+            f"{row.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"

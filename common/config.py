@@ -1,8 +1,8 @@
 """`Config`: how to train, in one place, checked before any work is done."""
 
 import math
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 from common.data import AUGMENTATIONS
 from common.machine import PRECISIONS, unknown
@@ -10,79 +10,115 @@ from common.machine import PRECISIONS, unknown
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup", "multistep")
 WARMUP = 0.2  # share of the training in which "warmup" raises the learning rate
+NUMBERS = ("lr", "momentum", "weight_decay", "label_smoothing", "validation")
+WHOLE = ("epochs", "seed", "image_size", "train_images", "patience")
 
 
 @dataclass(frozen=True)
 class Config:
-    """How to train. Wrong values raise ValueError here, before any work is done.
-
-    `batch_size` is a number, or stages ((epochs, size), …) whose epochs add up to `epochs`.
-    `schedule`: "constant"; "cosine" from `lr` down to 0; "warmup", a linear rise over the first
-    fifth and then the cosine; "multistep", a tenth of the rate after each of the `milestones`.
-    `patience` stops after that many epochs without a lower validation loss. `image_size` resizes
-    (pixels); `train_images` uses only so many of the training images, and as large a share of the
-    validation images.
-    """
+    """How to train. Wrong values raise ValueError here, before any work is done."""
 
     epochs: int = 5
+    """Passes over the training images."""
     batch_size: int | tuple[tuple[int, int], ...] = 128
+    """Images a step, or stages ((epochs, size), …) whose epochs add up to `epochs`."""
     optimizer: str = "adam"
+    """adam, adamw or sgd."""
     lr: float = 1e-3
-    momentum: float = 0.9  # SGD only
-    nesterov: bool = False  # SGD only: look ahead by the momentum
+    """Learning rate, the highest of the schedule."""
+    momentum: float = 0.9
+    """Of sgd."""
+    nesterov: bool = False
+    """Of sgd: look ahead by the momentum."""
     weight_decay: float = 0.0
+    """Pull of all weights towards 0."""
     schedule: str = "constant"
-    milestones: tuple[int, ...] = ()  # epochs
+    """constant; cosine, from `lr` down to 0; warmup, a linear rise over the first fifth and then
+    the cosine (one cycle); multistep, a tenth of the rate after each of the milestones."""
+    milestones: tuple[int, ...] = ()
+    """Of multistep: epochs."""
     patience: int | None = None
+    """Stop after so many epochs without a lower validation loss."""
     label_smoothing: float = 0.0
+    """Share of the target that goes to all classes alike."""
     augment: tuple[str, ...] = ()
+    """Any of crop, flip and colour."""
     precision: str = "auto"
+    """auto, fp32, bf16 or fp16."""
     image_size: int | None = None
+    """Resize images to so many pixels."""
     train_images: int | None = None
-    validation: float = 0.2  # share of the training images held out
+    """Use only so many training images, and as large a share of the validation images."""
+    validation: float = 0.2
+    """Share of the training images held out."""
     seed: int = 0
+    """Of the split, the order of the images, augmentation and dropout."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # numbers of numpy and torch become Python's, lists tuples
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         for name, valid in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in valid:
-                raise ValueError(unknown(name, getattr(self, name), valid))
+                raise ValueError(unknown(name, str(getattr(self, name)), valid))
+        if not isinstance(self.augment, tuple):
+            raise ValueError(f"augment={self.augment!r}; expected names, such as ('crop', 'flip').")
         for name in self.augment:
             if name not in AUGMENTATIONS:
-                raise ValueError(unknown("augmentation", name, AUGMENTATIONS))
-        for name in ("epochs", "seed", "image_size", "train_images", "patience"):
+                raise ValueError(unknown("augmentation", str(name), AUGMENTATIONS))
+        for name in NUMBERS:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Integral):
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ValueError(f"{name}={value!r}; expected a number.")
+        for name in WHOLE:
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise ValueError(f"{name}={value!r}; expected a whole number.")
         for name, fits, expected in (
-            ("epochs", self.epochs >= 1, "1 or more"),
+            ("epochs", self.epochs is not None and self.epochs >= 1, "1 or more"),
             ("lr", 0 < self.lr < math.inf, "a number above 0, such as 1e-3"),
             ("momentum", 0 <= self.momentum < 1, "0 or more and less than 1"),
+            ("nesterov", self.nesterov in (True, False), "True or False"),
             ("nesterov", not self.nesterov or self.momentum > 0, "False where momentum is 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("patience", self.patience is None or self.patience >= 1, "1 or more, or None"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 or more and less than 1"),
             ("image_size", self.image_size is None or self.image_size >= 1, "1 or more, or None"),
             ("train_images", self.train_images is None or self.train_images >= 1, "1 or more"),
-            ("validation", 0 < self.validation < 1, "a share between 0 and 1, such as 0.2"),
-            ("seed", 0 <= self.seed < 2**43, "0 or more and less than 2**43"),
-        ):  # fmt: skip
+            ("validation", 0 < self.validation < 1, "a share above 0 and below 1"),
+            ("seed", self.seed is not None and 0 <= self.seed < 2**43, "0 to less than 2**43"),
+        ):
             if not fits:
                 raise ValueError(f"{name}={getattr(self, name)}; expected {expected}.")
-        if sum(epochs for epochs, _ in self.stages) != self.epochs:
-            raise ValueError(
-                f"batch_size={self.batch_size}: the stages' epochs must add up to {self.epochs}."
-            )
-        if not all(isinstance(n, Integral) and n >= 1 for stage in self.stages for n in stage):
-            raise ValueError(
-                f"batch_size={self.batch_size}; expected a whole number of images, 1 or more, or "
-                "stages such as ((5, 32), (5, 128)): epochs and images a batch."
-            )
-        if self.schedule == "multistep" and not self.milestones:
+        self.check_stages()
+        self.check_milestones()
+
+    def check_stages(self) -> None:
+        expected = (
+            f"batch_size={self.batch_size}; expected a whole number of images, 1 or more, or "
+            "stages such as ((5, 32), (5, 128)): epochs and images a batch"
+        )
+        stages = self.stages
+        if not all(isinstance(stage, tuple) and len(stage) == 2 for stage in stages):
+            raise ValueError(f"{expected}.")
+        if not all(isinstance(n, int) and n >= 1 for stage in stages for n in stage):
+            raise ValueError(f"{expected}.")
+        if sum(epochs for epochs, _ in stages) != self.epochs:
+            raise ValueError(f"{expected}. The stages' epochs must add up to {self.epochs}.")
+
+    def check_milestones(self) -> None:
+        stones = self.milestones
+        if not isinstance(stones, tuple) or not all(
+            isinstance(epoch, int) and epoch >= 1 for epoch in stones
+        ):
+            raise ValueError(f"milestones={stones!r}; expected epochs, such as (30, 40).")
+        if self.schedule == "multistep" and not stones:
             raise ValueError("schedule='multistep' needs milestones, such as (30, 40).")
+        if list(stones) != sorted(set(stones)):
+            raise ValueError(f"milestones={stones}; expected rising epochs, such as (30, 40).")
 
     @property
     def evaluation_batch(self) -> int:
@@ -92,9 +128,9 @@ class Config:
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
         """The batch sizes as ((epochs, size), …)."""
-        if isinstance(self.batch_size, (Integral, float)):
-            return ((self.epochs, self.batch_size),)
-        return tuple(self.batch_size)
+        if isinstance(self.batch_size, tuple):
+            return self.batch_size
+        return ((self.epochs, self.batch_size),)
 
     def batch_size_at(self, epoch: int) -> int:
         """The batch size of epoch `epoch`, counted from 0."""
@@ -113,3 +149,12 @@ class Config:
                 return self.lr * max(done / WARMUP, 0.01)
             done = (done - WARMUP) / (1 - WARMUP)
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def plain(value):
+    """The same value in Python's own types: numbers of numpy and torch, tuples for lists."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        return value.item()
+    return value

@@ -7,36 +7,38 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from common import ddp, machine, probe, records, zoo
-from common.checkpoints import checkpoint_file
+from common import checkpoints, ddp, machine, records, zoo
 from common.config import Config
 from common.data import ImageSet, load
 from common.machine import unknown
-from common.train import Evaluation, History, fit
+from common.records import Record
+from common.run import Run
+from common.train import Evaluation, fit
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training: a network of the zoo, how it is built, on what and how it is trained.
+class Plan:
+    """One training of an experiment: a network of the zoo, how it is built, on what and how.
 
-    `label` tells it from other runs of the same network in its experiment. `laptop` replaces
-    settings in that profile, where the report's own would take too long on a CPU, and `narrow`
-    the builder's options there and in `smoke`.
+    `label` tells it from other runs of the same network. `laptop` replaces settings in that
+    profile, where the experiment's own would take too long on a CPU, and `narrow` the builder's
+    options there and in `smoke`. Without `test` it is judged by validation images alone.
     """
 
-    model: str
+    network: str
     config: Config
     dataset: str = "mnist"
     options: dict = field(default_factory=dict)  # of the network's builder
     label: str = ""
     laptop: dict = field(default_factory=dict)
     narrow: dict = field(default_factory=dict)
+    test: bool = True
 
     @property
     def name(self) -> str:
-        return f"{self.model} ({self.label})" if self.label else self.model
+        return f"{self.network} ({self.label})" if self.label else self.network
 
-    def at(self, profile: str, seed: int | None) -> "Run":
+    def at(self, profile: str, seed: int | None) -> "Plan":
         """The run as a profile's budget allows, with this seed or its own."""
         budget = {"full": {}, "laptop": self.laptop, "smoke": {}}[profile]
         if profile == "smoke":
@@ -45,6 +47,10 @@ class Run:
         config = config if seed is None else replace(config, seed=seed)
         options = self.options if profile == "full" else self.options | self.narrow
         return replace(self, config=config, options=options)
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        """The network for images of so many channels and classes."""
+        return zoo.build(self.network, channels, classes, **self.options)
 
 
 # ----------------------------------------------------------------------------------- report A
@@ -58,25 +64,45 @@ B = Config(epochs=5, batch_size=128, lr=1e-3, image_size=224)
 B_LENET = replace(B, image_size=28, precision="fp32")
 
 # ----------------------------------------------------------------------------------- report C
+# The report does not state its batch size outside of the stages: 64 is ours, as is momentum 0.9.
 C = Config(epochs=50, batch_size=64, optimizer="sgd", lr=1e-3, image_size=32)
 C_FLIPS = replace(C, augment=("flip",))
 C_STAGES = replace(C_FLIPS, batch_size=((20, 32), (20, 128), (10, 256)))
 C_RATES = replace(C_STAGES, lr=0.05, schedule="multistep", milestones=(20, 40))
 C_LAPTOP = {"epochs": 3, "train_images": 4_000, "lr": 1e-2}  # at 1e-3 the plain net only guesses
 C_SHORT = C_LAPTOP | {"batch_size": ((1, 32), (1, 128), (1, 256))}
-Cifar = functools.partial(Run, dataset="cifar10", laptop=C_LAPTOP)
+Cifar = functools.partial(Plan, dataset="cifar10", laptop=C_LAPTOP)
+
+# Ours: report C's questions asked of a net a third as wide, with epochs that two cores can bear.
+THIRD = {"width": 1 / 3}
+C_THIRD = Config(epochs=12, batch_size=64, optimizer="sgd", lr=1e-2, image_size=32, validation=0.1)
+C_THIRD_STAGES = replace(C_THIRD, augment=("flip",), batch_size=((5, 32), (5, 128), (2, 256)))
+Third = functools.partial(Plan, dataset="cifar10", options=THIRD)
 
 # ----------------------------------------------------------------------------------- report D
-D = Config(epochs=5, batch_size=128, optimizer="adamw", lr=1e-3, image_size=56, seed=42)
+# AdamW with PyTorch's own weight decay, 0.01: the report names no other.
+D = Config(
+    epochs=5, batch_size=128, optimizer="adamw", lr=1e-3, weight_decay=1e-2, image_size=56, seed=42
+)
 D_LENET = replace(D, image_size=28, precision="fp32")
 D_WARM = replace(D, schedule="warmup")
 
 # ----------------------------------------------------------------------------------- report E
+# The report states no settings: this recipe is ours.
 E = Config(
-    epochs=30, batch_size=128, optimizer="sgd", lr=0.1, weight_decay=5e-4, schedule="warmup",
-    augment=("crop", "flip"), image_size=32,
+    epochs=30, batch_size=128, optimizer="sgd", lr=0.1, nesterov=True, weight_decay=5e-4,
+    schedule="warmup", augment=("crop", "flip"), image_size=32,
 )  # fmt: skip
 E_LAPTOP = {"epochs": 3, "train_images": 4_000, "batch_size": 64, "lr": 0.05}
+E_QUARTER = replace(E, epochs=12, validation=0.1)
+
+# ---------------------------------------------------------------- one recipe for all, CIFAR-10
+PHOTO = Config(
+    epochs=20, batch_size=128, optimizer="sgd", lr=0.1, nesterov=True, weight_decay=5e-4,
+    schedule="warmup", label_smoothing=0.1, augment=("crop", "flip"), image_size=32,
+    validation=0.1,
+)  # fmt: skip
+RATES = (0.05, 0.1, 0.2)  # tried for each network, on a short training
 
 # ----------------------------------------------------------------------------------- the course
 COURSE = Config(
@@ -86,45 +112,61 @@ COURSE = Config(
 AUGMENT = {"fashion_mnist": ("flip",), "mnist": ("crop",)}  # a mirrored 2 is no 2
 
 
-def course(dataset: str) -> tuple[Run, ...]:
-    """All eight architectures by one recipe; sizes and images as two cores can bear."""
-    laptop = {"epochs": 3, "batch_size": 64, "augment": ()}  # it slows a short training down
-    small = laptop | {"train_images": 12_000, "image_size": 32}
-
-    def run(
-        model: str, size: int, budget: dict, width: float = 1.0, precision: str = "auto", **options
-    ) -> Run:
-        narrow = {"width": width} if width < 1 else {}
-        config = replace(COURSE, image_size=size, precision=precision, augment=AUGMENT[dataset])
-        return Run(model, config, dataset, options, laptop=budget, narrow=narrow)
-
-    return (
-        run("lenet5_bn", 32, laptop | {"epochs": 5}, precision="fp32", dropout=0.1),
-        run("alexnet_small", 56, laptop | {"train_images": 12_000}, width=0.25),
-        run("vgg11", 32, small, width=0.5, image_size=32),
-        run("nin_bn", 32, small, width=0.5, small=True),
-        run("googlenet_bn", 96, small | {"image_size": 64}, width=0.5),
-        run("resnet18_cifar", 32, small, width=0.5),
-        run("mobilenet", 96, small | {"image_size": 64}, width=0.5),
-        run("densenet_cifar", 32, small | {"image_size": 16}),
+def photos() -> tuple[Plan, ...]:
+    """Each architecture in its form for 32 x 32 photographs, all by one recipe."""
+    return tuple(
+        Plan(each.photo, replace(PHOTO, lr=each.rate), "cifar10")
+        for each in zoo.architectures().values()
     )
 
 
-def ours(model: str, size: int, lr: float = COURSE.lr, **options) -> Run:
+def rates() -> tuple[Plan, ...]:
+    """The short trainings by which `photos` chose its learning rates, on validation images."""
+    short = replace(PHOTO, epochs=2, train_images=12_000)
+    return tuple(
+        Plan(each.photo, replace(short, lr=lr), "cifar10", label=f"lr {lr:g}", test=False)
+        for each in zoo.architectures().values()
+        for lr in RATES
+    )
+
+
+def course(dataset: str) -> tuple[Plan, ...]:
+    """Each architecture by the course's recipe; sizes and images as two cores can bear."""
+    laptop = {"epochs": 3, "batch_size": 64, "augment": ()}  # it slows a short training down
+    found = []
+    for each in zoo.architectures().values():
+        if not each.course:
+            continue
+        row = {"laptop": {}, "options": {}, "narrow": {}, "precision": "auto"} | each.course
+        config = replace(
+            COURSE,
+            image_size=row["image_size"],
+            precision=row["precision"],
+            augment=AUGMENT[dataset],
+        )
+        budget = laptop | row["laptop"]
+        options, narrow = row["options"], row["narrow"]
+        found.append(Plan(row["network"], config, dataset, options, laptop=budget, narrow=narrow))
+    return tuple(found)
+
+
+def ours(network: str, size: int, lr: float = COURSE.lr, **options) -> Plan:
     """A network of report A by the course's recipe: its five epochs, a size two cores can bear."""
     config = replace(COURSE, epochs=A.epochs, lr=lr, image_size=size, augment=AUGMENT["mnist"])
-    return Run(model, config, options=options, label=f"our recipe at {size} x {size}", laptop=SHORT)
+    return Plan(
+        network, config, options=options, label=f"our recipe at {size} x {size}", laptop=SHORT
+    )
 
 
-EXPERIMENTS: dict[str, tuple[Run, ...]] = {
+REPORTS: dict[str, tuple[Plan, ...]] = {
     "report-a": (
-        Run("lenet5_bn", A_LENET),
-        Run("alexnet", A, laptop={"epochs": 2, "train_images": 3_000}),
-        Run("vgg11", A, laptop={"epochs": 1, "train_images": 1_000}),
-        Run("vgg19", A, laptop={"epochs": 1, "train_images": 500}),
-        Run("resnet18_bias", A, laptop=SHORT_96),
-        Run("mobilenet", A, laptop=SHORT_96),
-        Run("googlenet", A, laptop=SHORT_96),
+        Plan("lenet5_bn", A_LENET),
+        Plan("alexnet", A, laptop={"epochs": 2, "train_images": 3_000}),
+        Plan("vgg11", A, laptop={"epochs": 1, "train_images": 1_000}),
+        Plan("vgg19", A, laptop={"epochs": 1, "train_images": 500}),
+        Plan("resnet18_bias", A, laptop=SHORT_96),
+        Plan("mobilenet", A, laptop=SHORT_96),
+        Plan("googlenet", A, laptop=SHORT_96),
         # Without batch normalisation a smaller rate: at 2e-3 nine tenths of VGG-19's units die.
         ours("alexnet", 112, 5e-4, image_size=112),
         ours("vgg11", 32, 5e-4, image_size=32),
@@ -134,14 +176,14 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         ours("googlenet", 56, 5e-4),
     ),
     "report-a-lr": tuple(
-        Run(model, replace(A_LENET, epochs=10, patience=None, lr=lr, image_size=size),
-            label=f"lr {lr:g}", laptop={"epochs": 3, "train_images": 12_000})
-        for model, size in (("lenet5_bn", 32), ("lenet5", 28))
+        Plan(network, replace(A_LENET, epochs=10, patience=None, lr=lr, image_size=size),
+             label=f"lr {lr:g}", laptop={"epochs": 3, "train_images": 12_000}, test=False)
+        for network, size in (("lenet5_bn", 32), ("lenet5", 28))
         for lr in (1e-2, 1e-3, 1e-4)
     ),
     "report-b": (
-        Run("lenet5", B_LENET, "fashion_mnist"),
-        Run("alexnet", B, "fashion_mnist", laptop={"epochs": 2, "train_images": 3_000}),
+        Plan("lenet5", B_LENET, "fashion_mnist"),
+        Plan("alexnet", B, "fashion_mnist", laptop={"epochs": 2, "train_images": 3_000}),
     ),
     "report-c": (
         Cifar("alexnet_cifar_plain", C),
@@ -156,112 +198,152 @@ EXPERIMENTS: dict[str, tuple[Run, ...]] = {
         Cifar("alexnet_cifar", replace(C, optimizer="adam"), label="Adam",
               laptop=C_LAPTOP | {"lr": C.lr}),
     ),
+    "report-c-third": (
+        Third("alexnet_cifar_plain", C_THIRD),
+        Third("alexnet_cifar", C_THIRD),
+        Third("alexnet_cifar_dropout", C_THIRD),
+        Third("alexnet_cifar_dropout", replace(C_THIRD, augment=("flip",)), label="with flips"),
+        Third("alexnet_cifar_dropout", C_THIRD_STAGES, label="batch size in stages"),
+        Third("alexnet_cifar_dropout",
+              replace(C_THIRD_STAGES, lr=0.05, schedule="multistep", milestones=(5, 10)),
+              label="stages, MultiStep"),
+        Third("alexnet_cifar_plain", C_THIRD, options=THIRD | {"activation": nn.Sigmoid},
+              label="sigmoid"),
+        Third("alexnet_cifar", C_THIRD, options=THIRD | {"activation": nn.Sigmoid},
+              label="sigmoid with BN"),
+        Third("alexnet_cifar", replace(C_THIRD, optimizer="adam", lr=1e-3), label="Adam"),
+        Third("alexnet_cifar", C_THIRD, label="pools that do not overlap",
+              options=THIRD | {"pools": ((2, 2), (2, 2), (1, 1))}),
+        Third("alexnet_cifar", replace(C_THIRD, schedule="multistep", milestones=(6, 10)),
+              label="MultiStep"),
+        *(Third("alexnet_cifar", replace(C_THIRD, batch_size=n), label=f"batches of {n}")
+          for n in (32, 128, 256)),
+    ),
     "report-d": (
-        Run("lenet5", D_LENET),
-        Run("alexnet_small", D),
-        Run("resnet18_shared", D),
-        Run("mobilenet", D),
-        Run("googlenet", D),
-        Run("lenet5", replace(D_LENET, image_size=54), options={"image_size": 54},
-            label="at 54 x 54"),
-        Run("resnet18_shared", replace(D, image_size=28), label="at 28 x 28"),
-        Run("googlenet", D, options={"dropout": 0.5}, label="dropout 0.5"),
+        Plan("lenet5", D_LENET),
+        Plan("alexnet_small", D),
+        Plan("resnet18_shared", D),
+        Plan("mobilenet", D),
+        Plan("googlenet", D),
+        Plan("lenet5", replace(D_LENET, image_size=54), options={"image_size": 54},
+             label="at 54 x 54"),
+        Plan("resnet18_shared", replace(D, image_size=28), label="at 28 x 28"),
+        Plan("googlenet", D, options={"dropout": 0.5}, label="dropout 0.5"),
         # Ours: one change, the learning rate rises at first and then falls to 0.
-        Run("resnet18_shared", replace(D_WARM, image_size=28), label="at 28 x 28, warm-up"),
-        Run("mobilenet", D_WARM, label="warm-up"),
-        Run("googlenet", D_WARM, label="warm-up"),
+        Plan("resnet18_shared", replace(D_WARM, image_size=28), label="at 28 x 28, warm-up"),
+        Plan("mobilenet", D_WARM, label="warm-up"),
+        Plan("googlenet", D_WARM, label="warm-up"),
     ),
     "report-e": tuple(
-        Run(model, E, "cifar10", options, label, laptop=E_LAPTOP)
-        for model, options, label in (
-            ("resnet18_cifar", {}, ""),
-            ("densenet_cifar", {}, ""),
+        Plan(network, E, "cifar10", options, label, laptop=E_LAPTOP)
+        for network, options, label in (
+            ("resnet18_cifar", {}, "our recipe"),
+            ("densenet_cifar", {}, "our recipe"),
             ("plain18", {"small_images": True}, "for small images"),
             ("resnet34", {"small_images": True}, "for small images"),
             ("plain34", {"small_images": True}, "for small images"),
         )
     ),
-    "course": course("fashion_mnist"),
-    "course-mnist": course("mnist"),
+    "report-e-quarter": tuple(
+        Plan(network, E_QUARTER, "cifar10", {"small_images": True, "width": 0.25})
+        for network in ("resnet18", "plain18", "resnet34", "plain34")
+    ),
 }  # fmt: skip
+COURSES: dict[str, Callable[[], tuple[Plan, ...]]] = {  # made of what the notebooks say
+    "cifar10": photos,
+    "cifar10-rates": rates,
+    "course": functools.partial(course, "fashion_mnist"),
+    "course-mnist": functools.partial(course, "mnist"),
+}
 
 
-def runs_of(
+def experiment_names() -> tuple[str, ...]:
+    """The experiments that there are."""
+    return (*REPORTS, *COURSES)
+
+
+def table_of(experiment: str) -> tuple[Plan, ...]:
+    """The runs of an experiment. Raises ValueError for an unknown one."""
+    if experiment in COURSES:
+        return COURSES[experiment]()
+    if experiment not in REPORTS:
+        raise ValueError(unknown("experiment", experiment, experiment_names()))
+    return REPORTS[experiment]
+
+
+def plans(
     experiment: str, profile: str, seeds: list[int] | None = None, only: list[str] | None = None
-) -> list[Run]:
+) -> list[Plan]:
     """The runs of an experiment, in a profile's budget, seed by seed.
 
     Raises ValueError for an unknown experiment or network.
     """
-    if experiment not in EXPERIMENTS:
-        raise ValueError(unknown("experiment", experiment, tuple(EXPERIMENTS)))
-    table = EXPERIMENTS[experiment]
-    models = tuple(dict.fromkeys(run.model for run in table))
+    table = table_of(experiment)
+    networks = tuple(dict.fromkeys(plan.network for plan in table))
     for name in only or ():
-        if name not in models:
-            raise ValueError(unknown(f"network in {experiment}", name, models))
+        if name not in networks:
+            raise ValueError(unknown(f"network in {experiment}", name, networks))
     return [
-        run.at(profile, seed)
+        plan.at(profile, seed)
         for seed in seeds or [None]
-        for run in table
-        if not only or run.model in only
+        for plan in table
+        if not only or plan.network in only
     ]
 
 
-def settings(experiment: str, name: str) -> Config:
-    """The settings of one run, by its name, in the session's profile.
-
-    Raises ValueError for an unknown experiment or run.
-    """
-    runs = {run.name: run for run in runs_of(experiment, machine.profile())}
-    if name not in runs:
-        raise ValueError(unknown(f"run in {experiment}", name, tuple(runs)))
-    return runs[name].config
-
-
-def recorded(
-    experiment: str, run: Run, profile: str, known: list[dict], source: str | None = None
-) -> bool:
-    """Whether one of the `known` records is of this very run, on images from this source or any."""
-    wanted = {
-        "experiment": experiment,
-        "model": run.name,
-        "dataset": run.dataset,
-        "profile": profile,
-        "config": records.as_json(run.config),
-    } | ({"source": source} if source else {})
-    found = [record for record in known if all(record[k] == v for k, v in wanted.items())]
-    if not found:
+def is_of(record: Record, plan: Plan, experiment: str, profile: str) -> bool:
+    """Whether a record is of this very run: network, options, structure, settings and budget."""
+    same = (record.experiment, record.network, record.label, record.dataset, record.profile)
+    if same != (experiment, plan.network, plan.label, plan.dataset, profile):
         return False
-    channels = 3 if run.dataset == "cifar10" else 1
-    model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **run.options)
-    params = sum(p.numel() for p in model.parameters())
-    return any(record["params"] == params for record in found)
+    if record.config != records.as_json(plan.config):
+        return False
+    if record.options != records.plain(plan.options):
+        return False
+    return record.digest in ("", structure_of(plan))
+
+
+def structure_of(plan: Plan) -> str:
+    """The digest of a run's network."""
+    return digest_at(plan.network, plan.dataset, tuple(sorted(plan.options.items(), key=str)))
+
+
+@functools.cache
+def digest_at(network: str, dataset: str, options: tuple) -> str:
+    channels = 3 if dataset == "cifar10" else 1
+    net = zoo.build_on_meta(network, in_channels=channels, num_classes=10, **dict(options))
+    return checkpoints.digest_of(net)
+
+
+# ------------------------------------------------------------------------------------ performing
 
 
 def train_and_judge(
-    name: str,
     build: Callable[[], nn.Module],
     data: ImageSet,
     config: Config,
-    *,
     experiment: str,
+    label: str = "",
+    *,
+    test: bool = True,
     show: bool = True,
-) -> tuple[History, Evaluation | None, dict | None]:
-    """Train a network from its seed, judge it on the test images, and record the run.
+) -> tuple[Run, Evaluation | None]:
+    """Train a network from its seed, judge it on the test images, keep record and weights.
 
     Stopped and called again, it goes on after the last whole epoch. `build` makes the network.
-    Returns the history, the evaluation and the record, which only the first process has.
+    Returns the run, and its evaluation where there is one.
     """
     torch.manual_seed(config.seed)
-    model = build()
-    file = checkpoint_file(f"{experiment}-{name}-{data.name}", config)
-    history = fit(model, data, config, show=show, checkpoint=file)
-    if ddp.rank() > 0:
-        return history, None, None
-    test, record = records.judge(name, model, data, config, history, experiment=experiment)
-    file.unlink(missing_ok=True)
-    return history, test, record
+    run = fit(build(), data, config, show=show, checkpoint=True)
+    if ddp.rank() > 0 or run.ended not in ("done", "early"):
+        return run, None
+    if not test:
+        records.save(records.of(run, None, experiment, label))
+        run.checkpoint.remove()
+        return run, None
+    result = records.judge(run, experiment, label)
+    records.keep_weights(run, result.accuracy)
+    return run, result
 
 
 def perform(
@@ -270,74 +352,69 @@ def perform(
     seeds: list[int] | None = None,
     only: list[str] | None = None,
     say: Callable[[str], None] = print,
-) -> Iterator[dict]:
-    """Run what is not yet recorded of an experiment, and give each new record.
+) -> Iterator[Run]:
+    """Run what is not yet recorded of an experiment, and give each new run.
 
     A run that fails is named and left out; after the last one, RuntimeError lists the failures.
     """
-    left, failed = [], []
-    known = records.read_all()[0].to_dict("records")
-    images = {}
-    for run in runs_of(experiment, machine.profile(), seeds, only):
-        if run.dataset not in images:
-            images[run.dataset] = load(run.dataset)
-        data = images[run.dataset]
-        if recorded(experiment, run, machine.profile(), known, data.source):
-            say(f"recorded already: {run.name}, seed {run.config.seed}")
+    left, failed, profile = [], [], machine.profile()
+    known, _ = records.read_all()
+    images: dict[str, ImageSet] = {}
+    for plan in plans(experiment, profile, seeds, only):
+        if plan.dataset not in images:
+            images[plan.dataset] = load(plan.dataset)
+        data = images[plan.dataset]
+        done = [r for r in known if r.source == data.source]
+        if any(is_of(record, plan, experiment, profile) for record in done):
+            say(f"recorded already: {plan.name}, seed {plan.config.seed}")
         else:
-            left.append((run, data))
+            left.append((plan, data))
     done, seconds = 0, 0.0
-    for i, (run, data) in enumerate(left):
-        say(
-            f"[{i + 1}/{len(left)}] {run.name}, seed {run.config.seed}; "
-            f"{outlook(left[i:], done, seconds)}"
-        )
-
-        def build(run: Run = run, data: ImageSet = data) -> nn.Module:
-            return zoo.build(run.model, data.shape[0], len(data.classes), **run.options)
-
+    for i, (plan, data) in enumerate(left):
+        outlook = forecast([work_of(*pair) for pair in left[i:]], done, seconds)
+        say(f"[{i + 1}/{len(left)}] {plan.name}, seed {plan.config.seed}; {outlook}")
         try:
-            history, test, record = train_and_judge(
-                run.name, build, data, run.config, experiment=experiment
+            run, result = train_and_judge(
+                functools.partial(plan.build, data.shape[0], len(data.classes)),
+                data,
+                plan.config,
+                experiment,
+                plan.label,
+                test=plan.test,
             )
         except Exception as error:  # the other runs shall not suffer from it
-            failed.append(f"{run.name}, seed {run.config.seed}: {type(error).__name__}: {error}")
+            failed.append(f"{plan.name}, seed {plan.config.seed}: {type(error).__name__}: {error}")
             say(f"failed: {failed[-1]}")
             continue
-        done, seconds = done + work_of(run, data), seconds + history.train_seconds
-        say(
-            f"test accuracy {test.accuracy:.2%} after {record['epochs']} epochs "
-            f"in {history.train_seconds:.0f} s of training"
-        )
-        yield record
+        if not run.ended:
+            raise KeyboardInterrupt
+        done, seconds = done + work_of(plan, data), seconds + run.train_seconds
+        what = f"test accuracy {result.accuracy:.2%}" if result else "judged by validation alone"
+        say(f"{what} after {len(run.epochs)} epochs in {run.train_seconds:.0f} s of training")
+        yield run
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(left)} runs failed:\n" + "\n".join(failed))
 
 
-def outlook(left: list[tuple[Run, ImageSet]], done: int, seconds: float) -> str:
-    """How long the runs `left` will take, in words, when the work `done` took so many seconds."""
+def forecast(works: list[int], done: int, seconds: float) -> str:
+    """How long runs of so much work will take, when the work `done` took so many seconds."""
     if not done:
-        return f"{len(left)} left, the time is known after the first"
-    minutes = sum(work_of(*pair) for pair in left) * seconds / done / 60
-    return f"{len(left)} left, about {max(minutes, 1):.0f} min at the speed so far"
-
-
-def work_of(run: Run, data: ImageSet) -> int:
-    """The mult-adds of a whole training, forward passes only, and what they leave out."""
-    images = min(run.config.train_images or len(data.train), len(data.train))
-    size = run.config.image_size
-    shape = (1, data.shape[0], size, size)
-    options = tuple(sorted(run.options.items()))
-    mult_adds = mult_adds_of(run.model, len(data.classes), shape, options)
-    return (mult_adds + BESIDES) * images * run.config.epochs
+        return f"{len(works)} left, the time is known after the first"
+    minutes = sum(works) * seconds / done / 60
+    return f"{len(works)} left, about {max(minutes, 1):.0f} min at the speed so far"
 
 
 # What an image takes besides, in mult-adds: for LeNet it is nearly all (58 µs on two cores).
 BESIDES = 4_000_000
 
 
-@functools.cache
-def mult_adds_of(model: str, num_classes: int, shape: tuple[int, ...], options: tuple) -> int:
-    """The mult-adds of one image: counted once, for seeds and outlooks ask again and again."""
-    net = zoo.build_on_meta(model, in_channels=shape[1], num_classes=num_classes, **dict(options))
-    return probe.mult_adds(net, shape)
+def work_of(plan: Plan, data: ImageSet) -> int:
+    """About the mult-adds of a whole training, forward passes only, and what they leave out.
+
+    From the count in the variant's row, in proportion to the pixels: good enough for a forecast.
+    """
+    row = zoo.variant(plan.network)
+    pixels = (plan.config.image_size or data.shape[-1]) ** 2
+    mult_adds = row.mult_adds * pixels // (row.input_shape[1] * row.input_shape[2])
+    images = min(plan.config.train_images or len(data.train), len(data.train))
+    return (mult_adds + BESIDES) * images * plan.config.epochs

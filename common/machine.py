@@ -7,12 +7,15 @@ import functools
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds common/ and notebooks/
 PROFILES = ("smoke", "laptop", "full")
@@ -92,6 +95,33 @@ def precision(wanted: str = "auto", kind: str | None = None) -> str:
     return available[0]
 
 
+@contextlib.contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """Convolutions and matrix products inside compute in `precision`: "fp32", "bf16" or "fp16"."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
+        if device.type == "cpu" and precision == "bf16":
+            with DepthwiseInFp32():
+                yield
+        else:
+            yield
+
+
+class DepthwiseInFp32(TorchFunctionMode):
+    """Trains depthwise convolutions in fp32, where autocast would take bf16.
+
+    On CPUs their backward pass has no fast bf16 code: MobileNet trains half as fast again with
+    this, and its pointwise convolutions keep bf16.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        depthwise = function is torch.conv2d and len(args) > 6 and 1 < args[6] == args[0].shape[1]
+        if depthwise and torch.is_grad_enabled():
+            with torch.autocast("cpu", enabled=False):
+                return function(args[0].float(), *args[1:], **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
 def folder(variable: str, default: str) -> Path:
     """The folder named by an environment variable, else `default` beside the notebooks' folder.
 
@@ -107,10 +137,29 @@ def data_folder() -> Path:
 
 
 def runs_folder() -> Path:
-    """Where runs and caches are written: `CNN_RUNS`, else runs/; made when missing."""
+    """Where runs and caches are written: `CNN_RUNS`, else runs/; made when missing.
+
+    Raises OSError, with the path and the free space, where nothing can be written.
+    """
     runs = folder("CNN_RUNS", "runs")
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs) as file:
+            file.write(b"can this be written?")
+    except OSError as error:
+        raise cannot_write(runs, error) from error
     return runs
+
+
+def cannot_write(path: Path, error: BaseException) -> OSError:
+    """The error for a file or folder that cannot be written: why, the free space, what to try."""
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free / 1e6
+    return OSError(
+        f"{path} cannot be written ({reason}; {free:,.0f} MB free there). "
+        "Make room, or set CNN_RUNS to a folder of your own."
+    )
 
 
 @functools.cache

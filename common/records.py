@@ -1,134 +1,158 @@
-"""One JSON record a run: written by the notebooks and the command line, read by 99_compare."""
+"""One JSON record a run: written by `judge` and the command line, read by 99_compare."""
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import torch
-from torch import nn
 
-from common import ddp, machine, probe
-from common.arithmetic import matrix_rate
+from common import ddp, machine, probe, weights, zoo
 from common.config import Config
 from common.data import Batches, ImageSet
-from common.machine import file_name
-from common.train import Evaluation, History, evaluate
+from common.run import Run
+from common.train import Evaluation, evaluate
 
 RESULTS = machine.HOME / "results"
 PACKAGES = ("torch", "torchvision", "numpy")
-FIELDS = {  # every record has these; the types are checked when it is read
-    "model": str,
-    "dataset": str,
-    "source": str,
-    "stand_in": bool,
-    "experiment": str,
-    "profile": str,
-    "image_size": int,
-    "train_images": int,
-    "seed": int,
-    "epochs": int,
-    "batch_size": (int, list),
-    "optimizer": str,
-    "lr": float,
-    "params": int,
-    "mult_adds": int,
-    "history": dict,
-    "test_accuracy": float,
-    "class_accuracy": dict,
-    "train_seconds": float,
-    "images_per_s": float,
-    "peak_memory_bytes": (int, type(None)),
-    "device": str,
-    "precision": str,
-    "versions": dict,
-    "commit": str,
-    "config": dict,
-}
-LATER = ("errors", "mfu")  # not in the oldest records
-# What makes two records the same run: they may differ in time and machine only.
-IDENTITY = (
-    "model",
-    "params",
-    "dataset",
-    "source",
-    "experiment",
-    "profile",
-    "train_images",
-    "config",
-)
 
 
-def make(
-    name: str,
-    model: nn.Module,
-    data: ImageSet,
-    config: Config,
-    history: History,
-    test: Evaluation,
-    *,
-    experiment: str,
-) -> dict:
-    """The record of one run: `model`, trained on `data` as `config` says and judged by `test`.
+@dataclass
+class Record:
+    """What is written down of one run.
 
-    Accuracies are 0 to 1, sizes in pixels, times in seconds. `mult_adds` is for one image;
-    `images_per_s` counts training only. `mfu` is the model FLOPs utilisation (Chowdhery et al.
-    2022, section 4.1), 0 to 1: of the rate that large matrix products reach on this machine, the
-    share that forward and backward passes used, at three times the forward mult-adds.
+    Accuracies are 0 to 1, sizes in pixels, times in seconds; `mult_adds` is for one image,
+    `images_per_s` counts training only. `digest` stands for the structure of the net (empty in the
+    oldest records); `test_accuracy` is None for a run that chose by validation alone.
     """
-    epochs = history.epochs
-    size = config.image_size or data.shape[-1]
-    train_images = round(epochs[0]["images_per_s"] * epochs[0]["seconds"])
-    images_per_s = train_images * len(epochs) / history.train_seconds
-    mult_adds = probe.mult_adds(model, (1, data.shape[0], size, size))
-    limit = ddp.ranks() * rate_of(history.precision, torch.get_num_threads())
-    return {
-        "model": name,
-        "dataset": data.name,
-        "source": data.source,
-        "stand_in": data.stand_in,
-        "experiment": experiment,
-        "profile": machine.profile(),
-        "image_size": size,
-        "train_images": train_images,
-        "seed": config.seed,
-        "epochs": len(epochs),
-        "batch_size": config.batch_size,
-        "optimizer": config.optimizer,
-        "lr": float(config.lr),
-        "params": sum(p.numel() for p in model.parameters()),
-        "mult_adds": mult_adds,
-        "history": {
-            "epochs": epochs,
-            "batch_losses": [round(loss, 4) for loss in history.batch_losses],
-            "best_epoch": history.best_epoch,
-            "notes": history.notes,
+
+    network: str  # a variant, or the class of a net of one's own
+    options: dict  # of its builder
+    digest: str
+    label: str  # what tells it from other runs of this network in its experiment
+    experiment: str
+    profile: str
+    dataset: str
+    source: str
+    stand_in: bool
+    image_size: int | list
+    train_images: int
+    config: dict
+    params: int
+    mult_adds: int
+    history: dict
+    test_accuracy: float | None
+    class_accuracy: dict
+    train_seconds: float
+    images_per_s: float
+    peak_memory_bytes: int | None
+    device: str
+    precision: str
+    versions: dict
+    commit: str
+    errors: dict | None = None  # number of the test image -> class it was taken for
+    origin: str = field(default="recorded", compare=False)  # or "yours"; not written
+
+    # What makes two records the same run: they may differ in time and machine only.
+    IDENTITY = ("network", "options", "digest", "label", "dataset", "source", "experiment")
+    IDENTITY += ("profile", "train_images", "params", "config")
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def epochs(self) -> int:
+        return len(self.history["epochs"])
+
+    @property
+    def name(self) -> str:
+        """The network and its label, for people."""
+        return f"{self.network} ({self.label})" if self.label else self.network
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy (0 to 1) of the best epoch, by which runs are chosen."""
+        rows, best = self.history["epochs"], self.history["best_epoch"]
+        value = rows[best - 1]["val_accuracy"] if best else None
+        return math.nan if value is None else value
+
+    def identity(self) -> str:
+        """A hash of what was run, the same for a repetition on another day or machine."""
+        what = {name: getattr(self, name) for name in self.IDENTITY}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def file_name(self) -> str:
+        parts = (self.experiment, self.name, self.dataset, self.profile, self.seed)
+        return machine.file_name("-".join([*map(str, parts), self.identity()[:8]]) + ".json")
+
+
+FIELDS = {f.name: f.type for f in dataclasses.fields(Record) if f.name != "origin"}
+
+
+# ------------------------------------------------------------------------------- making a record
+
+
+def judge(run: Run, experiment: str, label: str = "") -> Evaluation:
+    """Judge a finished run on the test images, once, and write its record; return the evaluation.
+
+    `experiment` and `label` name the run. Raises ValueError for a training that was stopped.
+    """
+    if run.ended not in ("done", "early") or not run.best_epoch:
+        why = " ".join(run.notes) or "it was stopped before its last epoch"
+        raise ValueError(f"Only a finished training is judged: {why}. Train it to its end.")
+    config = run.config
+    batches = Batches(run.data, "test", config.evaluation_batch, size=config.image_size)
+    test = evaluate(run.model, batches, run.precision)
+    save(of(run, test, experiment, label))
+    if run.checkpoint is not None:
+        run.checkpoint.remove()
+    return test
+
+
+def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> Record:
+    """The record of a run, judged by `test` or by validation alone."""
+    config, data = run.config, run.data
+    train_images = round(run.epochs[0]["images_per_s"] * run.epochs[0]["seconds"])
+    size = run.image_size
+    H, W = (size, size) if isinstance(size, int) else size
+    return Record(
+        network=zoo.name_of(run.model),
+        options=plain(getattr(run.model, "options", {})),
+        digest=run.digest,
+        label=label,
+        experiment=experiment,
+        profile=machine.profile(),
+        dataset=data.name,
+        source=data.source,
+        stand_in=data.stand_in,
+        image_size=size if isinstance(size, int) else [H, W],
+        train_images=train_images,
+        config=as_json(config),
+        params=sum(p.numel() for p in run.model.parameters()),
+        mult_adds=probe.mult_adds(run.model, (1, data.shape[0], H, W)),
+        history={
+            "epochs": run.epochs,
+            "batch_losses": [round(loss, 4) for loss in run.batch_losses],
+            "best_epoch": run.best_epoch,
+            "notes": run.notes,
         },
-        "test_accuracy": test.accuracy,
-        "class_accuracy": dict(zip(data.classes, test.class_accuracy, strict=True)),
-        "errors": errors(test, data),
-        "train_seconds": history.train_seconds,
-        "images_per_s": images_per_s,
-        "mfu": 3 * mult_adds * images_per_s / limit,
-        "peak_memory_bytes": history.peak_memory_bytes,
-        "device": device_name(),
-        "precision": history.precision,
-        "versions": versions(),
-        "commit": machine.commit(),
-        "config": dataclasses.asdict(config),
-    }
-
-
-@functools.cache
-def rate_of(precision: str, threads: int) -> float:
-    """The `matrix_rate` of this machine with so many threads, measured once in a process."""
-    return matrix_rate(precision, seconds=0.1)
+        test_accuracy=test and test.accuracy,
+        class_accuracy=dict(zip(data.classes, test.class_accuracy, strict=True)) if test else {},
+        errors=errors(test, data) if test else None,
+        train_seconds=run.train_seconds,
+        images_per_s=train_images * len(run.epochs) / run.train_seconds,
+        peak_memory_bytes=run.peak_memory_bytes,
+        device=device_name(),
+        precision=run.precision,
+        versions=versions(),
+        commit=run.commit,
+    )
 
 
 def errors(test: Evaluation, data: ImageSet) -> dict[str, int]:
@@ -137,24 +161,33 @@ def errors(test: Evaluation, data: ImageSet) -> dict[str, int]:
     return {str(int(image)): int(test.predictions[image]) for image in wrong}
 
 
-def judge(
-    name: str,
-    model: nn.Module,
-    data: ImageSet,
-    config: Config,
-    history: History,
-    *,
-    experiment: str,
-) -> tuple[Evaluation, dict]:
-    """Judge a trained model on the test images, once, and save the record of its run.
+def keep_weights(run: Run, accuracy: float | None, half: bool = False) -> Path:
+    """Write a run's best weights as safetensors to the runs folder, and return the file."""
+    name = zoo.name_of(run.model)
+    about = {
+        "network": name,
+        "options": plain(getattr(run.model, "options", {})),
+        "digest": run.digest,
+        "accuracy": accuracy,
+        "dataset": run.data.name,
+        "source": run.data.source,
+        "classes": list(run.data.classes),
+        "channels": run.data.shape[0],
+        "mean": list(run.data.mean),
+        "std": list(run.data.std),
+        "image_size": run.image_size,
+        "seed": run.config.seed,
+    }
+    path = weights_file(run)
+    weights.save(run.model, path, about, half)
+    return path
 
-    Returns the evaluation and the record.
-    """
-    batches = Batches(data, "test", config.evaluation_batch, size=config.image_size)
-    test = evaluate(model, batches, history.precision)
-    record = make(name, model, data, config, history, test, experiment=experiment)
-    save(record)
-    return test, record
+
+def weights_file(run: Run) -> Path:
+    """Where `keep_weights` writes: in the runs folder, by network, data set and seed."""
+    parts = (zoo.name_of(run.model), run.data.name, run.config.seed)
+    name = machine.file_name("-".join(map(str, parts)) + ".safetensors")
+    return machine.runs_folder() / "weights" / name
 
 
 def versions() -> dict[str, str]:
@@ -178,22 +211,43 @@ def cpu_name() -> str:
     return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
 
 
-def save(record: dict, folder: Path | None = None) -> Path:
+# ----------------------------------------------------------------------------- writing, reading
+
+
+def save(record: Record, folder: Path | None = None) -> Path:
     """Write a record, by default to the runs folder; the same run again replaces its file."""
     folder = folder or machine.runs_folder() / "records"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [str(record[key]) for key in ("experiment", "model", "dataset", "profile", "seed")]
-    name = "-".join([*parts, identity(record)[:8]]) + ".json"
-    path = folder / file_name(name)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(without_nan(record), indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    path = folder / record.file_name()
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    values = {name: without_nan(getattr(record, name)) for name in FIELDS}
+    lines = ",\n".join(
+        f" {json.dumps(name)}: {json.dumps(value)}" for name, value in values.items()
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise machine.cannot_write(path, error) from error
+    finally:
+        fresh.unlink(missing_ok=True)
     return path
 
 
 def as_json(config: Config) -> dict:
     """A configuration as a record holds it: with lists for tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain(asdict(config))
+
+
+def plain(value):
+    """A value as JSON has it: lists for tuples, names for classes and other objects."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__name__", repr(value))
 
 
 def without_nan(value):
@@ -205,63 +259,119 @@ def without_nan(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def publish(*, since: float = 0.0, experiment: str | None = None) -> None:
-    """Copy your records to results/: those written after `since` (seconds since 1970), or those of
-    one experiment.
+def read(path: Path) -> Record:
+    """Read one record. Raises ValueError, naming the file and what is wrong, for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_int=bounded)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not readable JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} is not a record: expected a JSON object.")
+    defaults = {f.name: f.default for f in dataclasses.fields(Record)}
+    for name, kind in FIELDS.items():
+        if name not in found and defaults[name] is dataclasses.MISSING:
+            raise ValueError(f"{path.name} has no {name!r}: not a record, or of another version.")
+        value = found.setdefault(name, defaults[name])
+        if not fits(value, kind):
+            raise ValueError(f"{path.name}: {name} is {str(value)[:40]!r}, expected {kind}.")
+    record = Record(**{name: found[name] for name in FIELDS})
+    try:
+        check(record)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path.name} has no whole history or settings ({error!r}).") from error
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    return record
 
-    What was trained on the command line stays yours, and so does what cannot be read.
+
+def bounded(digits: str) -> int:
+    """A whole number of JSON, unless it has more digits than any count here."""
+    if len(digits) > 18:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def fits(value, kind) -> bool:
+    """Whether a value is of a field's type; a whole number is a float, True is no number."""
+    kinds = getattr(kind, "__args__", (kind,))
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int) and float in kinds:
+        return True
+    return isinstance(value, kinds)
+
+
+def check(record: Record) -> None:
+    """Raise ValueError where a record's values cannot be those of a run."""
+    rows, sizes = record.history["epochs"], record.image_size
+    sizes = sizes if isinstance(sizes, list) else [sizes]
+    settings = Config(**record.config)  # raises for what cannot be trained with
+    for name, good in (
+        ("test_accuracy", record.test_accuracy is None or 0 <= record.test_accuracy <= 1),
+        ("image_size", all(fits(size, int) and size >= 1 for size in sizes)),
+        ("params", record.params >= 1),
+        ("mult_adds", record.mult_adds >= 0),
+        ("train_images", record.train_images >= 1),
+        ("train_seconds", 0 < record.train_seconds < math.inf),
+        ("images_per_s", 0 < record.images_per_s < math.inf),
+        ("peak_memory_bytes", (record.peak_memory_bytes or 0) >= 0),
+        ("history", 1 <= len(rows) <= settings.epochs),
+        ("history", [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))),
+        ("history", 0 <= record.history["best_epoch"] <= len(rows)),
+    ):
+        if not good:
+            raise ValueError(f"{name} is {str(getattr(record, name))[:60]}, which cannot be.")
+    _ = record.val_accuracy, [row["val_loss"] for row in rows]
+
+
+def read_all(*, yours: bool = True) -> tuple[list[Record], list[str]]:
+    """Every record at hand, and a reason for each file left out.
+
+    A record's `origin` is "yours" where it lies in the runs folder, "recorded" in results/. A run
+    that is in both stands there twice: yours never changes what is recorded.
     """
+    found, problems = [], []
+    folders = [("recorded", RESULTS)]
+    if yours:
+        folders.insert(0, ("yours", machine.runs_folder() / "records"))
+    for origin, folder in folders:
+        seen = set()
+        for path in sorted(folder.glob("*.json")):
+            if path.name == "reports.json":  # what the reports state, see common.compare
+                continue
+            try:
+                record = read(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if record.identity() not in seen:
+                seen.add(record.identity())
+                record.origin = origin
+                found.append(record)
+    return found, problems
+
+
+def publish(*, since: float = 0.0, experiment: str | None = None) -> list[str]:
+    """Copy your records to results/: those written after `since` (seconds since 1970), or those of
+    one experiment. Returns a reason for each that is not copied.
+
+    What was trained on the command line, in the smoke profile, or on other images than the whole
+    set stays yours.
+    """
+    left = []
     for path in sorted((machine.runs_folder() / "records").glob("*.json")):
         if path.stat().st_mtime < since:
             continue
         try:
-            record = read_record(path)
-        except ValueError:
+            record = read(path)
+        except ValueError as error:
+            left.append(str(error))
             continue
-        if record["experiment"] == (experiment or record["experiment"]) != "command line":
-            save(record, RESULTS)
-
-
-def identity(record: dict) -> str:
-    """A hash of what was run, the same for a repetition on another day or machine."""
-    what = json.dumps({key: record[key] for key in IDENTITY}, sort_keys=True)
-    return hashlib.sha256(what.encode()).hexdigest()
-
-
-def read_record(path: Path) -> dict:
-    """Read one record. Raises ValueError, naming the file and what is wrong, for anything else."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name} is not readable JSON ({error}).") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path.name} is not a record: expected a JSON object.")
-    for key, kind in FIELDS.items():
-        if key not in record:
-            raise ValueError(f"{path.name} has no {key!r}: not a record, or from an older version.")
-        if not isinstance(record[key], kind):
-            raise ValueError(f"{path.name}: {key} is {record[key]!r}, not the type expected.")
-    if not 0 <= record["test_accuracy"] <= 1:
-        raise ValueError(f"{path.name}: test_accuracy {record['test_accuracy']} is not in 0 to 1.")
-    return record
-
-
-def read_all(*, yours: bool = True) -> tuple[pd.DataFrame, list[str]]:
-    """Every record at hand, and a reason for each file left out.
-
-    The column `origin` is "yours" for the runs folder and "recorded" for results/. A run found in
-    both, or twice, counts once: yours goes first. Without `yours`, only results/ is read.
-    """
-    rows, problems, seen = [], [], set()
-    folders = [("yours", machine.runs_folder() / "records")] if yours else []
-    for origin, folder in (*folders, ("recorded", RESULTS)):
-        for path in sorted(folder.glob("*.json")):
-            try:
-                record = read_record(path)
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            if identity(record) not in seen:
-                seen.add(identity(record))
-                rows.append(record | {"origin": origin})
-    return pd.DataFrame(rows, columns=[*FIELDS, *LATER, "origin"]), problems
+        if experiment not in (None, record.experiment) or record.experiment == "command line":
+            continue
+        if record.profile == "smoke" or record.stand_in:
+            what = "smoke run" if record.profile == "smoke" else f"run on {record.source}"
+            left.append(f"{path.name} is a {what}: it is not a result")
+            continue
+        save(record, RESULTS)
+    return left

@@ -1,10 +1,13 @@
 """Every architecture by name, built from the notebooks' own cells.
 
-A notebook's code cells whose first line is `#| model` are the one definition of its networks.
-They are imported as a module: `common.zoo.lenet` is made of the marked cells of 01_lenet.ipynb.
-Each such module ends in `VARIANTS`, a list of `Variant`.
+A notebook's code cells whose first line is `#| model` are the one definition of its networks. They
+are imported as a module: `common.zoo.lenet` is made of the marked cells of 01_lenet.ipynb. Such a
+module ends in `VARIANTS`, a list of `Variant` rows with their names written out, and
+`ARCHITECTURE`. A name is looked up in the text of the cells, so that only the notebook that defines
+it is run: a broken one breaks nothing else.
 """
 
+import ast
 import functools
 import importlib
 import importlib.abc
@@ -12,15 +15,15 @@ import importlib.machinery
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
 
-from common import machine, probe
+from common import machine
 from common.machine import unknown
-from common.shapes import ShapesOnly
 
 MARK = "#| model"
 NOTEBOOKS = machine.HOME / "notebooks"
@@ -31,16 +34,39 @@ __path__: list[str] = []  # makes this module a package, so that common.zoo.lene
 class Variant:
     """One network of a notebook.
 
-    `build(in_channels, num_classes, **options)` makes it; `input_shape` is (C, H, W); `params` is
-    the count to expect at these channels and `num_classes`; `source` names the paper or report.
+    `build(in_channels, num_classes, **options)` makes it; `input_shape` is (C, H, W); `params` and
+    `mult_adds` (one image, by torchinfo) are the counts to expect there; `source` names the paper
+    or report.
     """
 
     name: str
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
     params: int
+    mult_adds: int
     source: str
     num_classes: int = 10
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is true of all variants of a notebook.
+
+    `year` is that of the first publication and `added` what was new. `photo` names the variant of
+    the experiment cifar10 and `rate` its learning rate there; `course` is the run of the course's
+    own experiment and `bench` what the benchmark measures (see common.experiments, tools.bench).
+    """
+
+    name: str
+    year: int
+    added: str
+    photo: str
+    rate: float
+    course: dict = field(default_factory=dict)
+    bench: dict = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------------- cells as a module
 
 
 class NotebookLoader(importlib.abc.SourceLoader):
@@ -66,41 +92,116 @@ class NotebookFinder(importlib.abc.MetaPathFinder):
         package, _, name = fullname.rpartition(".")
         if package != __name__:
             return None
-        for notebook in NOTEBOOKS.glob(f"[0-9][0-9]_{name}.ipynb"):
-            loader = NotebookLoader(notebook)
-            spec = importlib.machinery.ModuleSpec(
-                fullname, loader, origin=loader.get_filename(fullname)
-            )
-            spec.has_location = True  # gives the module a __file__, without which inspect gives up
-            return spec
+        for notebook in notebooks():
+            if notebook.stem[3:] == name:
+                loader = NotebookLoader(notebook)
+                origin = loader.get_filename(fullname)
+                spec = importlib.machinery.ModuleSpec(fullname, loader, origin=origin)
+                spec.has_location = True  # gives the module a __file__, for inspect
+                return spec
         return None
 
 
 sys.meta_path.append(NotebookFinder())
 
 
+def notebooks() -> list[Path]:
+    """The notebooks in the order of the course; a copy stands behind what it is a copy of."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"), key=lambda path: path.stem)
+
+
+# --------------------------------------------------------------------------------- the names
+
+
 @functools.cache
-def variants() -> dict[str, tuple[Variant, str]]:
-    """Every variant by name, with its notebook's file name, in the order of the course."""
-    found = {}
-    for notebook in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        name = notebook.stem[3:]
-        if NotebookLoader(notebook).get_data(""):
-            module = importlib.import_module(f"{__name__}.{name}")
-            found |= {variant.name: (variant, notebook.name) for variant in module.VARIANTS}
-    return found
+def index() -> tuple[dict[str, Path], tuple[str, ...]]:
+    """(name of each variant -> its notebook, problems), read from the text of the model cells.
+
+    Where a name is defined twice the first notebook keeps it. A problem is one line: a notebook
+    that cannot be read, or a name's second definition.
+    """
+    found: dict[str, Path] = {}
+    problems = []
+    for notebook in notebooks():
+        try:
+            names = variant_names(NotebookLoader(notebook).get_data("").decode())
+        except SyntaxError as error:
+            line = (error.text or "").strip()
+            problems.append(f"{notebook.name} is left out: {error.msg} in {line!r}")
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{notebook.name} is left out: it is no readable notebook ({error})")
+            continue
+        for name in names:
+            if name in found:
+                first = found[name].name
+                problems.append(f"{notebook.name} defines {name} too: that of {first} counts")
+            else:
+                found[name] = notebook
+    return found, tuple(problems)
+
+
+def variant_names(source: str) -> list[str]:
+    """The names in the `Variant("name", …)` rows of a module's source. Raises SyntaxError."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    rows = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "Variant" and c.args]
+    firsts = sorted((r.args[0] for r in rows), key=lambda node: (node.lineno, node.col_offset))
+    return [node.value for node in firsts if isinstance(node, ast.Constant)]
 
 
 def names() -> tuple[str, ...]:
     """The names that `build` takes, in the order of the course."""
-    return tuple(variants())
+    return tuple(index()[0])
+
+
+def notebook_of(name: str) -> Path:
+    """The notebook that defines a variant. Raises ValueError for an unknown name."""
+    found, problems = index()
+    if name not in found:
+        raise ValueError(" ".join([unknown("model", name, tuple(found)), *problems]))
+    return found[name]
+
+
+def module_of(notebook: Path) -> ModuleType:
+    """The model cells of a notebook as a module. Raises ValueError, naming it, where they fail."""
+    try:
+        return importlib.import_module(f"{__name__}.{notebook.stem[3:]}")
+    except Exception as error:  # whatever its cells do
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"The model cells of {notebook.name} do not run: {told}") from error
 
 
 def variant(name: str) -> Variant:
-    """The table row of a variant. Raises ValueError for an unknown name."""
-    if name not in variants():
-        raise ValueError(unknown("model", name, names()))
-    return variants()[name][0]
+    """The table row of a variant. Raises ValueError for an unknown name or a broken notebook."""
+    notebook = notebook_of(name)
+    for row in module_of(notebook).VARIANTS:
+        if row.name == name:
+            return row
+    raise ValueError(f"{notebook.name} names {name}, but its VARIANTS do not hold it.")
+
+
+def architectures() -> dict[str, Architecture]:
+    """What each notebook with networks says of them, by its name such as "lenet", in order.
+
+    A notebook that does not run, or says nothing, is left out.
+    """
+    found = {}
+    for notebook in dict.fromkeys(index()[0].values()):
+        try:
+            found[notebook.stem[3:]] = module_of(notebook).ARCHITECTURE
+        except (ValueError, AttributeError):
+            continue
+    return found
+
+
+def architecture(name: str) -> Architecture | None:
+    """What is true of a variant's notebook, or None where that is not known."""
+    if name not in names():
+        return None
+    return architectures().get(notebook_of(name).stem[3:])
+
+
+# ------------------------------------------------------------------------------- the networks
 
 
 def build(
@@ -108,7 +209,8 @@ def build(
 ) -> nn.Module:
     """A freshly initialised network. Channels and classes default to the variant's own.
 
-    Raises ValueError for an unknown name, fewer than 1 channel, or fewer than 2 classes.
+    Its attributes `variant` and `options` say what it was built as. Raises ValueError for an
+    unknown name or option, fewer than 1 channel, or fewer than 2 classes.
     """
     row = variant(name)
     in_channels = row.input_shape[0] if in_channels is None else in_channels
@@ -117,24 +219,18 @@ def build(
         raise ValueError(f"in_channels={in_channels}; expected 1 (grey), 3 (colour) or more.")
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}; a classifier needs at least 2.")
-    model = row.build(in_channels=in_channels, num_classes=num_classes, **options)
-    model.register_forward_pre_hook(InputCheck())
+    try:
+        model = row.build(in_channels=in_channels, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be built with {options}: {error}.") from error
+    model.variant, model.options = name, options
     return model
 
 
-class InputCheck:
-    """A forward hook that raises ValueError, once for each new shape, where images do not fit."""
-
-    def __init__(self) -> None:
-        self.passed: set[tuple[int, ...]] = set()
-
-    def __call__(self, model: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        if torch.compiler.is_compiling():  # torch.compile runs the model on no real images
-            return
-        shape = tuple(inputs[0].shape[1:])
-        if not inputs[0].is_meta and shape not in self.passed:
-            probe.check_fits(model, (1, *shape))
-            self.passed.add(shape)
+def build_on_meta(name: str, **options) -> nn.Module:
+    """The network without memory or values, for counting."""
+    with torch.device("meta"):
+        return build(name, **options)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -147,7 +243,19 @@ def scaled(channels: int, width: float) -> int:
     return round(channels * width)
 
 
-def build_on_meta(name: str, **options) -> nn.Module:
-    """The network without memory or values, for counting: takes milliseconds for any size."""
-    with torch.device("meta"), ShapesOnly():
-        return build(name, **options)
+def name_of(model: nn.Module) -> str:
+    """The variant that a model is of: as it was built, else the first one of its class.
+
+    A class that no notebook knows gives its own name.
+    """
+    if hasattr(model, "variant"):
+        return model.variant
+    kind = type(model).__name__
+    for name, notebook in index()[0].items():
+        source = NotebookLoader(notebook).get_data("").decode()
+        if f"class {kind}(" in source:
+            maker = variant(name).build
+            maker = getattr(maker, "func", maker)
+            if maker.__name__ == kind:
+                return name
+    return kind

@@ -15,29 +15,18 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 import torch
+import tyro
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from tqdm import tqdm
 
 from common import machine, probe, records, train, zoo
-from common.arithmetic import fastest, matrix_rate
 from common.config import Config
 from common.data import Batches, ImageSet, load
+from common.run import Training, memory_format
 
-# Of each notebook one network: image size (pixels), batch size, options of its builder.
-NETWORKS = {
-    "lenet5": (28, 128, {}),
-    "alexnet": (224, 128, {}),
-    "vgg11": (64, 64, {"image_size": 64}),
-    "nin": (224, 64, {}),
-    "googlenet": (96, 64, {}),
-    "resnet18": (96, 64, {}),
-    "mobilenet": (96, 64, {}),
-    "densenet121": (96, 32, {}),
-}
 ROUNDS = 5
 SECONDS = 3.0  # of each side in a round
 LOADER_BATCH = 128
@@ -79,16 +68,24 @@ def endless(batches) -> Iterator:
         yield from batches
 
 
-def conventional_training(model: nn.Module, batches: Iterator) -> Iterator[int]:
-    """The usual loop: fp32, contiguous, `.item()` each step. Gives each step's images."""
+def conventional_training(
+    model: nn.Module, batches: Iterator, precision: str = "fp32"
+) -> Iterator[int]:
+    """The usual loop, with `.item()` each step. Gives each step's images.
+
+    In another precision than fp32 it is the usual loop with the usual advice: autocast and
+    `channels_last`.
+    """
     device = machine.device()
-    model.to(device).train()
+    memory = torch.contiguous_format if precision == "fp32" else torch.channels_last
+    model.to(device, memory_format=memory).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     running_loss = 0.0
     for x, y in batches:
-        x, y = x.to(device), y.to(device)
+        x, y = x.to(device, memory_format=memory), y.to(device)
         optimizer.zero_grad()
-        loss = cross_entropy(model(x), y)
+        with machine.autocast(device, precision):
+            loss = cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         running_loss += loss.item()
@@ -109,21 +106,18 @@ def conventional_evaluation(model: nn.Module, batches: Iterator) -> Iterator[int
 # --------------------------------------------------------------------------------- our way
 
 
-def our_training(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
-    """The loop that `fit` runs, on the same batches again and again. Gives the images of each."""
-    config = Config(batch_size=batches.batch_size, lr=1e-4)
-    model.to(machine.device(), memory_format=train.memory_format(model))
-    optimizer = train.make_optimizer(model, config)
-    scaler = torch.amp.GradScaler(batches.device.type, enabled=precision == "fp16")
-    bar = tqdm(disable=True)
+def our_training(model: nn.Module, data: ImageSet, config: Config) -> Iterator[int]:
+    """The epoch that `fit` runs, on the same images again and again. Gives the images of each."""
+    training = Training(model, data, config)
     while True:
-        train.train_epoch(model, batches, 0, config, optimizer, scaler, precision, bar)
-        yield len(batches.indices)
+        train.train_epoch(training)
+        training.run.batch_losses.clear()
+        yield len(training.batches.indices)
 
 
 def our_evaluation(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
     """`evaluate`, on as many images as `our_training` takes at a time."""
-    model.to(machine.device(), memory_format=train.memory_format(model))
+    model.to(machine.device(), memory_format=memory_format(model))
     while True:
         train.evaluate(model, batches, precision)
         yield len(batches.indices)
@@ -162,6 +156,28 @@ def in_turn(usual: Iterator[int], ours: Iterator[int], seconds: float, rounds: i
     }
 
 
+def matrix_rate(precision: str, seconds: float = 1.0) -> float:
+    """The multiply-adds a second that this machine reaches in a product of large matrices."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    n = 8192 if machine.device().type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=machine.device()).to(dtype) for _ in range(2))
+    return n**3 / fastest(lambda: a @ b, seconds)
+
+
+def fastest(work: Callable[[], object], seconds: float = 1.0) -> float:
+    """Seconds of the fastest repetition of `work` within so many seconds, after two to warm up."""
+    synchronize = torch.cuda.synchronize if machine.device().type == "cuda" else lambda: None
+    work(), work()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        synchronize()
+        start = time.perf_counter()
+        work()
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
 def bandwidth() -> float:
     """The bytes a second that this machine reads and writes in a copy of 256 MB."""
     source = torch.zeros(2**28, dtype=torch.uint8, device=machine.device())
@@ -184,6 +200,16 @@ def least_work(model: nn.Module, shape: tuple[int, int, int, int]) -> tuple[floa
     return mult_adds, activations * 2 * 4 + params * 4 * 8
 
 
+def measured(names: list[str] | None, most: int) -> list[dict]:
+    """What to measure: each notebook's own choice, or networks by name at their own size."""
+    if names:
+        rows = [{"network": n, "image_size": zoo.variant(n).input_shape[-1]} for n in names]
+    else:
+        rows = [each.bench for each in zoo.architectures().values() if each.bench]
+    rows = [{"batch_size": 64, "options": {}} | row for row in rows]
+    return [row | {"batch_size": min(row["batch_size"], most)} for row in rows]
+
+
 def networks(
     names: list[str] | None = None,
     *,
@@ -192,63 +218,69 @@ def networks(
     precision: str = "auto",
     most: int = 128,
 ) -> list[dict]:
-    """A row for each network's training and one for its evaluation, on Fashion-MNIST.
+    """Rows for each network's training and evaluation, on Fashion-MNIST.
 
-    `names` are the zoo's; those not in the table above are measured at their own image size.
-    A batch has `most` images at most.
+    `names` are the zoo's, measured at their own image size. A batch has `most` images at most.
+    Where ours computes in another format than fp32, a row "training, both in fp32" and one against
+    the usual loop in that very format tell the loop from the format.
     """
-    sizes = {name: (zoo.variant(name).input_shape[-1], 64, {}) for name in names or ()} | NETWORKS
     chosen = machine.precision(precision)
     data = load("fashion_mnist")
     rate, bytes_per_s = matrix_rate(chosen), bandwidth()
     rows = []
-    for name in names or NETWORKS:
-        size, batch_size, options = sizes[name]
-        batch_size = min(batch_size, most)
-        usual, ours = (
-            zoo.build(name, data.shape[0], len(data.classes), **options) for _ in range(2)
-        )
-        loader = conventional(data, size, batch_size)
-        two = torch.randperm(len(data.train))[: 2 * batch_size]
-        batches = Batches(data, "train", batch_size, indices=two, size=size, seed=0)
+    for row in measured(names, most):
+        name, size, batch_size = row["network"], row["image_size"], row["batch_size"]
+
+        def fresh(row=row) -> nn.Module:
+            return zoo.build(row["network"], data.shape[0], len(data.classes), **row["options"])
+
+        def usual(precision: str, fresh=fresh, size=size, batch_size=batch_size) -> Iterator[int]:
+            loader = endless(conventional(data, size, batch_size))
+            return conventional_training(fresh(), loader, precision)
+
+        def ours(precision: str, fresh=fresh, size=size, batch_size=batch_size) -> Iterator[int]:
+            config = Config(
+                batch_size=batch_size, lr=1e-4, image_size=size, train_images=2 * batch_size,
+                precision=precision,
+            )  # fmt: skip
+            return our_training(fresh(), data, config)
+
         about = {
             "name": name,
             "image_size": size,
             "batch_size": batch_size,
-            "precision": chosen,
             "device": records.device_name(),
         }
-        trained = in_turn(
-            conventional_training(usual, endless(loader)),
-            our_training(ours, batches, chosen),
-            seconds,
-            rounds,
-        )
-        work, moved = least_work(ours, (batch_size, data.shape[0], size, size))
-        steps_per_s = trained["images_per_s"] / batch_size
-        shares = {
-            "share_of_matrix_rate": round(work * steps_per_s / rate, 3),
-            "share_of_bandwidth": round(moved * steps_per_s / bytes_per_s, 3),
-        }
+        works = [("training", "fp32", chosen)]
+        if chosen != "fp32":
+            works += [("training, both in fp32", "fp32", "fp32")]
+            works += [(f"training, both in {chosen}", chosen, chosen)]
+        for work, theirs, own in works:
+            machine.reset_peak_memory()
+            rates = in_turn(usual(theirs), ours(own), seconds, rounds)
+            added = {"share_of_limit": None}
+            if work == "training":
+                least, moved = least_work(fresh(), (batch_size, data.shape[0], size, size))
+                steps_per_s = rates["images_per_s"] / batch_size
+                shares = {
+                    "share_of_matrix_rate": round(least * steps_per_s / rate, 3),
+                    "share_of_bandwidth": round(moved * steps_per_s / bytes_per_s, 3),
+                }
+                added = {"share_of_limit": max(shares.values())} | shares
+                added |= {"matrix_mult_adds_per_s": round(rate), "bytes_per_s": round(bytes_per_s)}
+                added |= {"peak_memory_bytes": machine.peak_memory_bytes()}
+            rows.append(about | {"work": work, "precision": own} | rates | added)
+        two = Batches(data, "test", batch_size, indices=torch.arange(2 * batch_size), size=size)
+        loader = endless(conventional(data, size, batch_size))
         judged = in_turn(
-            conventional_evaluation(usual, endless(loader)),
-            our_evaluation(ours, batches, chosen),
+            conventional_evaluation(fresh(), loader),
+            our_evaluation(fresh(), two, chosen),
             seconds / 2,
             rounds,
         )
         rows.append(
-            about
-            | {"work": "training"}
-            | trained
-            | {"share_of_limit": max(shares.values())}
-            | shares
-            | {
-                "matrix_mult_adds_per_s": round(rate),
-                "bytes_per_s": round(bytes_per_s),
-                "peak_memory_bytes": machine.peak_memory_bytes(),
-            }
+            about | {"work": "evaluation", "precision": chosen} | judged | {"share_of_limit": None}
         )
-        rows.append(about | {"work": "evaluation"} | judged | {"share_of_limit": None})
     return rows
 
 
@@ -323,7 +355,8 @@ def save_rows(rows: list[dict], kind: str) -> None:
 
 def identify(row: dict) -> tuple:
     """What a row measures."""
-    return tuple(row.get(key) for key in ("name", "work", "image_size", "processes"))
+    keys = ("name", "work", "image_size", "processes", "precision")
+    return tuple(row.get(key) for key in keys)
 
 
 def read_rows(kind: str) -> list[dict]:
@@ -332,6 +365,46 @@ def read_rows(kind: str) -> list[dict]:
     return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
+def as_json(rows: list[dict]) -> str:
+    """The rows as JSON."""
+    return json.dumps(rows, indent=1)
+
+
 def as_text(rows: list[dict]) -> str:
     """The rows as text."""
     return pd.DataFrame(rows).to_string(index=False, na_rep="-")
+
+
+def main(
+    only: tuple[str, ...] = (),
+    quick: bool = False,
+    precision: str = "auto",
+    save: bool = False,
+    json: bool = False,
+) -> int:
+    """Measure our training and loading against conventional ones, and against the machine.
+
+    Args:
+        only: networks to measure (default: one a notebook).
+        quick: about two minutes: smaller batches, fewer and shorter rounds.
+        precision: of ours: auto, fp32, bf16 or fp16.
+        save: also write results/bench/.
+        json: a JSON list instead of a table.
+    """
+    if save and quick:
+        raise ValueError("--save is for full rounds: leave out --quick.")
+    short = {"seconds": 0.5, "rounds": 2} if quick else {}
+    small = {"most": 32} if quick else {}
+    rows = networks(list(only), precision=precision, **short, **small)
+    if not only:
+        rows += loaders(**short)
+    if not (only or quick):
+        rows += starting()
+    if save:
+        save_rows(rows, "speed")
+    print(as_json(rows) if json else as_text(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))

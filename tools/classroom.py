@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import tyro
+from tyro.conf import Positional
 
 from common import machine
 
@@ -52,7 +54,8 @@ def enter(notebooks: list[str], own: Path) -> subprocess.Popen:
     """One student: a process that runs the notebooks, with a folder of its own."""
     own.mkdir()
     command = [sys.executable, "-m", "common", "run", *notebooks, "--out", str(own)]
-    environment = os.environ | {"CNN_RUNS": str(own / "runs")}
+    # One thread a kernel: threads of many kernels on a few cores wait for each other.
+    environment = os.environ | {"CNN_RUNS": str(own / "runs"), "OMP_NUM_THREADS": "1"}
     with open(own / "said.txt", "w", encoding="utf-8") as said:
         return subprocess.Popen(
             command, env=environment, cwd=machine.HOME, stdout=said, stderr=subprocess.STDOUT
@@ -66,3 +69,25 @@ def private_bytes(pid: int) -> int:
         return max((kernel.memory_full_info().uss for kernel in kernels), default=0)
     except psutil.Error:  # it has just ended
         return 0
+
+
+def main(notebooks: Positional[tuple[str, ...]], kernels: int = 8) -> int:
+    """Run notebooks in many kernels at once, as a class on one server does.
+
+    Args:
+        notebooks: numbers or names, such as 01 or lenet.
+        kernels: how many at once.
+    """
+    found = run_together(list(notebooks), kernels)
+    print(found.drop(columns="error").round(1).to_string())
+    for error in filter(None, found["error"]):
+        print(error)
+    print(
+        f"{(found['error'] == '').sum()} of {len(found)} kernels ran to the end; "
+        f"at most {found['private_MB'].max():,.0f} MB private, {found['seconds'].max():.0f} s"
+    )
+    return int((found["error"] != "").any())
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from nbformat import NotebookNode
 
 from common import machine
 from common.check import Exercise, catalogue
+from common.machine import unknown
 from common.zoo import NOTEBOOKS
 
 # At most 8 lines of code, and it must stand alone: on Colab there is nothing but the one notebook.
@@ -54,12 +56,12 @@ def paths(names: list[str] | None = None) -> list[Path]:
     found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not names:
         return found
-    chosen = [
-        path for path in found if any(n in (path.stem, path.stem[:2], path.stem[3:]) for n in names)
-    ]
-    if not chosen:
-        raise ValueError(f"No notebook matches {names}; there are {[p.stem for p in found]}.")
-    return chosen
+    known = {key: path for path in found for key in (path.stem, path.stem[:2], path.stem[3:])}
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown("notebook", name, tuple(path.stem for path in found)))
+    wanted = {known[name] for name in names}
+    return [path for path in found if path in wanted]
 
 
 # -------------------------------------------------------------------------------- shared cells
@@ -106,14 +108,17 @@ def solve(notebook: NotebookNode) -> None:
 
 
 def execute(
-    notebook: NotebookNode, name: str, tick: Callable[[int, int], None] | None = None
+    notebook: NotebookNode,
+    name: str,
+    tick: Callable[[int, int], None] | None = None,
+    cell_seconds: float = 1800,
 ) -> None:
     """Run a notebook in place, in the notebooks folder; `tick(done, total)` follows the code cells.
 
-    Raises CellFailed at the first cell that fails.
+    Raises CellFailed at the first cell that fails or takes longer than `cell_seconds`.
     """
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     number = 0  # of the code cell that runs, or ran last
@@ -129,7 +134,7 @@ def execute(
     resources = {"metadata": {"path": str(NOTEBOOKS)}}
     client = NotebookClient(
         notebook,
-        timeout=None,
+        timeout=cell_seconds,
         resources=resources,
         on_cell_execute=starts,
         on_cell_executed=finished,
@@ -138,7 +143,7 @@ def execute(
     )
     try:
         client.execute()
-    except (CellExecutionError, DeadKernelError) as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         reason = getattr(error, "evalue", "") or str(error)
         kind = getattr(error, "ename", type(error).__name__)
         raise CellFailed(f"{name}, code cell {number} of {len(code)}: {kind}: {reason}") from error
@@ -175,7 +180,10 @@ def clean(notebook: NotebookNode) -> None:
 
 def read(path: Path) -> NotebookNode:
     """A notebook as nbformat's version 4."""
-    return nbformat.read(path, as_version=4)
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # of JSON, of the schema
+        raise ValueError(f"{path} is no readable notebook ({str(error)[:80]}).") from error
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
@@ -192,3 +200,16 @@ def words(notebook: NotebookNode) -> int:
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     lines = [line for line in text.splitlines() if not line.lstrip().startswith(("|", "!["))]
     return len(re.findall(r"[A-Za-z][\w'-]*", "\n".join(lines)))
+
+
+def main() -> int:
+    """Rewrite the cells that the notebooks share from their one definition."""
+    for path in paths():
+        notebook = read(path)
+        sync(notebook)
+        write(notebook, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,17 +11,20 @@ backward still computes, so that a step takes between max(compute, send) and com
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
+import tyro
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
-from common import ddp, machine, probe, records, train, zoo
-from common.arithmetic import autocast
+from common import ddp, machine, probe, records, zoo
 from common.config import Config
-from tools.bench import NETWORKS
+from common.machine import autocast
+from common.run import make_optimizer, memory_format
+from tools import bench
 
 STEPS = 5
 
@@ -49,13 +52,14 @@ def measure_scaling() -> list[dict]:
     if ddp.ranks() == 1:
         raise ValueError(
             "scaling is measured between processes: "
-            "start it with torchrun --nproc-per-node=2 -m common scaling."
+            "start it with torchrun --nproc-per-node=2 -m tools.scaling."
         )
     rows = []
-    for name, (size, batch_size, options) in NETWORKS.items():
-        model = zoo.build(name, 1, 10, **options).train()
-        model.to(machine.device(), memory_format=train.memory_format(model))
-        optimizer = train.make_optimizer(model, Config())
+    for row in bench.measured(None, 128):
+        name, size, batch_size = row["network"], row["image_size"], row["batch_size"]
+        model = zoo.build(name, 1, 10, **row["options"]).train()
+        model.to(machine.device(), memory_format=memory_format(model))
+        optimizer = make_optimizer(model, Config())
         share = batch_size // ddp.ranks()
         x = torch.randn(share, 1, size, size, device=machine.device())
         y = torch.randint(0, 10, (share,), device=machine.device())
@@ -129,3 +133,24 @@ def scaling_markdown(rows: list[dict]) -> str:
             f"{row['step_s']:.3f} | {100 * max(row['step_s'] / high - 1, 0):.0f} | {even:.1f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def main(save: bool = False, json: bool = False) -> int:
+    """Measure what several processes compute and send (start it with torchrun).
+
+    Args:
+        save: also write results/bench/.
+        json: a JSON list instead of a table.
+    """
+    with ddp.joined():
+        rows = measure_scaling()
+        if ddp.rank() > 0:
+            return 0
+    if save:
+        bench.save_rows(rows, "scaling")
+    print(bench.as_json(rows) if json else bench.as_text(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))

@@ -1,0 +1,279 @@
+"""In words: that a net is not learning and why, what it cannot take, that memory ran out."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+STUCK = 0.02  # a loss this close to that of guessing, as a share of it, is the loss of guessing
+ENOUGH = 40  # batches before which nothing is said of a loss
+TREND = 3.0  # standard errors by which a falling loss must have fallen to count as learning
+DEAD = 0.9  # share of units without any signal that counts as dead
+SATURATED = 0.9  # share of a sigmoid's or tanh's values at its ends that counts as saturated
+VANISHED = 1e-3  # gradient of the first layer over that of the last, per weight
+
+aten = torch.ops.aten
+RECTIFIERS = {aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_, aten.threshold, aten.clamp_min}
+ENDS = {aten.sigmoid: 0.0, aten.sigmoid_: 0.0, aten.tanh: -1.0, aten.tanh_: -1.0}  # lower end
+
+# How the allocators of PyTorch and C++ say that there was not enough memory.
+PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+PHRASES += ("could not create a memory",)
+# How torch says that a kernel or a pool is larger than what is left of the image.
+NO_PIXELS = ("kernel size can't be greater", "output size is too small")
+
+
+def main_output(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The classifier's logits (N, K), without those of auxiliary classifiers."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+# ------------------------------------------------------------------------------------ not learning
+
+
+def diagnose(
+    model: nn.Module,
+    losses: list[float],
+    batch: tuple[torch.Tensor, torch.Tensor],
+    labels: torch.Tensor,
+) -> list[str]:
+    """What is wrong, as sentences; an empty list where the net learns or nothing is sure.
+
+    `losses` are those of all batches so far; `batch` is one (x, y) to look at the net with, and
+    `labels` (N,) are all training labels, which tell what guessing would cost. The net is left as
+    it was.
+    """
+    training, (x, y) = model.training, batch
+    try:
+        return findings(model.eval(), losses, x, y, labels)
+    finally:
+        model.train(training)
+
+
+def findings(
+    net: nn.Module, losses: list[float], x: torch.Tensor, y: torch.Tensor, labels: torch.Tensor
+) -> list[str]:
+    """What `diagnose` says, for a net in evaluation mode."""
+    with torch.no_grad():
+        outputs = main_output(net(x)).float()
+    if looks_like_softmax(outputs):
+        return [
+            "The net ends in a softmax, and the loss applies one itself: two of them keep the loss "
+            "high and the gradients small. Let the net return logits, without softmax."
+        ]
+    guessing = entropy(labels)
+    if len(losses) < ENOUGH or not is_stuck(losses, guessing):
+        return []
+    n = int(labels.max()) + 1
+    stuck = (
+        f"The loss is {recent(losses):.3f}, and guessing among {n} classes by their frequency "
+        f"gives {guessing:.3f}: the net is not learning yet."
+    )
+    reasons = [*unnormalised(x), *silent_layers(net, x), *vanishing_gradient(net, x, y)]
+    if not reasons and len(outputs.argmax(1).unique()) == 1 and len(y.unique()) > 1:
+        reasons = [
+            f"It answers class {int(outputs[0].argmax())} for every image. Try a learning rate ten "
+            "times smaller and one ten times larger."
+        ]
+    if not reasons:
+        reasons = [
+            "Try a learning rate ten times smaller and one ten times larger, more epochs, ReLU for "
+            "sigmoid, batch normalisation, or check that labels and images still belong together."
+        ]
+    return [" ".join([stuck, *reasons])]
+
+
+def entropy(labels: torch.Tensor) -> float:
+    """The cross entropy (nats) of guessing each class by its share of the labels."""
+    shares = labels.bincount().double() / len(labels)
+    return -torch.special.xlogy(shares, shares).sum().item()
+
+
+def recent(losses: list[float]) -> float:
+    """The mean of the last tenth, of ten losses at least."""
+    last = losses[-max(len(losses) // 10, 10) :]
+    return sum(last) / len(last)
+
+
+def is_stuck(losses: list[float], guessing: float) -> bool:
+    """Whether the loss is that of guessing, or worse, and does not fall."""
+    if not all(map(math.isfinite, losses)) or recent(losses) < guessing * (1 - STUCK):
+        return False
+    half = len(losses) // 2
+    first, second = torch.tensor(losses[-2 * half :]).double().split(half)
+    error = math.sqrt((first.var() / half + second.var() / half).item())
+    return (first.mean() - second.mean()).item() < TREND * error
+
+
+def looks_like_softmax(outputs: torch.Tensor) -> bool:
+    """Whether every row (N, K) is a probability distribution, as logits never are by chance."""
+    sums = outputs.sum(1)
+    return bool((outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+
+
+def unnormalised(x: torch.Tensor) -> list[str]:
+    """A sentence where the images' values are far from mean 0 and spread 1."""
+    mean, std = x.float().mean().item(), x.float().std().item()
+    if abs(mean) < 3 and 0.05 < std < 10:
+        return []
+    return [f"The images have mean {mean:.3g} and spread {std:.3g}: normalise them to 0 and 1."]
+
+
+class Listener(TorchDispatchMode):
+    """Notes the share of dead or saturated values of every activation, module or function."""
+
+    def __init__(self, names: list[str]):
+        super().__init__()
+        self.names, self.found = names, []  # names: the modules entered so far
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        kind = function.overloadpacket
+        where = self.names[-1] if self.names else "forward"
+        if kind in RECTIFIERS and result.ndim > 1:
+            units = result.transpose(0, 1).flatten(1)  # channel x everything else
+            share = (units <= 0).all(1).float().mean().item()
+            if share > DEAD:
+                self.found.append(
+                    f"{share:.0%} of the units of {where} are dead: ReLU gives 0 for every image. "
+                    "Try a smaller learning rate or Kaiming initialisation."
+                )
+        elif kind in ENDS:
+            ends = (result < ENDS[kind] + 0.01) | (result > 0.99)
+            share = ends.float().mean().item()
+            if share > SATURATED:
+                self.found.append(
+                    f"{share:.0%} of the values of {where} are saturated: its gradient is near 0. "
+                    "Try a smaller learning rate, smaller initial weights or ReLU."
+                )
+        return result
+
+
+def silent_layers(model: nn.Module, x: torch.Tensor) -> list[str]:
+    """A sentence for each activation whose units are nearly all dead or saturated on `x`."""
+    with entered_modules(model) as names, torch.no_grad(), Listener(names) as listener:
+        model(x)
+    return listener.found
+
+
+def vanishing_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> list[str]:
+    """A sentence when the first layer's gradient is a tiny fraction of the last layer's.
+
+    First and last are by the way of the images through the net, not by registration.
+    """
+    order: list[nn.Parameter] = []
+
+    def note(module: nn.Module, _) -> None:
+        weights = module.parameters(recurse=False)
+        order.extend(p for p in weights if p.ndim > 1 and p.requires_grad)
+
+    handles = [m.register_forward_pre_hook(note) for m in model.modules()]
+    try:
+        with torch.enable_grad():
+            loss = cross_entropy(main_output(model(x)).float(), y)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(order) < 2:
+        return []
+    names = {id(p): name for name, p in model.named_parameters()}
+    gradients = torch.autograd.grad(loss, [order[0], order[-1]], allow_unused=True)
+    sizes = [0.0 if g is None else g.float().square().mean().sqrt().item() for g in gradients]
+    if sizes[1] == 0 or sizes[0] >= VANISHED * sizes[1]:
+        return []
+    return [
+        f"The gradient vanishes: {sizes[0]:.1e} at {names[id(order[0])]} against {sizes[1]:.1e} at "
+        f"{names[id(order[-1])]} (root mean square). Try ReLU, batch normalisation or shortcuts."
+    ]
+
+
+# ---------------------------------------------------------------------------------- what goes wrong
+
+
+@contextmanager
+def entered_modules(model: nn.Module) -> Iterator[list[str]]:
+    """A list of the modules without children that a forward pass has entered, by name."""
+    names: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: names.append(name))
+        for name, module in model.named_modules()
+        if name and not any(True for _ in module.children())
+    ]
+    try:
+        yield names
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def told_by_layer(model: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
+    """Turns an error of a forward pass into ValueError: torch's own words, the layer, its input."""
+    inside: list[tuple[nn.Module, list]] = []  # the modules entered and not yet left
+
+    def enter(module: nn.Module, inputs: tuple) -> None:
+        inside.append((module, [tuple(t.shape) for t in inputs if isinstance(t, torch.Tensor)]))
+
+    handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
+    handles += [m.register_forward_hook(lambda *_: inside.pop() and None) for m in model.modules()]
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        if ran_out(error):
+            raise
+        said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        if any(words in said.lower() for words in NO_PIXELS):
+            said += ". It ran out of pixels: use larger images (image_size)"
+        module, shapes = inside[-1] if inside else (model, [shape])
+        name = {m: n for n, m in model.named_modules()}[module]
+        layer = f"the layer {name!r} ({type(module).__name__})" if name else type(module).__name__
+        raise ValueError(
+            f"Images of shape {shape} (N, C, H, W) do not fit this net: {layer} got "
+            f"{' and '.join(map(str, shapes))}. {said}."
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def first_not_finite(model: nn.Module, x: torch.Tensor) -> str:
+    """Where on the way of `x` the first value appears that is no finite number, in words."""
+    found: list[str] = []
+
+    def look(name: str, output) -> None:
+        if isinstance(output, torch.Tensor) and not output.isfinite().all():
+            found.append(name)
+
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        for name, module in model.named_modules()
+        if not any(True for _ in module.children())
+    ]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"it first appears in {found[0]!r}" if found else "no layer shows it any more"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error means that there was not enough memory."""
+    return isinstance(error, MemoryError) or any(p in str(error).lower() for p in PHRASES)
+
+
+def out_of_memory(
+    error: BaseException, batch_size: int, device: str, peak: int | None
+) -> MemoryError:
+    """The error that says how much was used, and what to try."""
+    used = f", of {peak / 1e9:.1f} GB used at most" if peak else ""
+    said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+    return MemoryError(
+        f"Out of memory with batch_size={batch_size} on the {device}{used} ({said}); halve the "
+        "batch size, or use smaller images or a narrower net."
+    )

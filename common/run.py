@@ -1,0 +1,316 @@
+"""A training: the `Run`, which is what `fit` returns, and the `Training`, which is under way."""
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from common import advice, checkpoints, ddp, machine
+from common.advice import main_output
+from common.config import Config
+from common.data import Batches, ImageSet, batch_sizes, split
+
+WINDOW = 16  # batches after which the losses are read, so that a GPU need not wait for each
+# What looks on: each is called as watcher(event, training), with "start" before the first batch and
+# "epoch" after each. `common.look` enters its curve here.
+watchers: list[Callable[[str, "Training"], None]] = []
+
+
+@dataclass
+class Run:
+    """One training: what it was told, what it did, and the net that it left.
+
+    `epochs` has a row an epoch (see `frame`), `batch_losses` the loss of every batch, `notes` what
+    was said meanwhile. `best_epoch` counts from 1; the model has its weights. `digest` stands for
+    the structure of the net. `ended` is "done", "early" (out of patience), "not finite", or empty
+    for a training that was stopped.
+    """
+
+    model: nn.Module
+    data: ImageSet
+    config: Config
+    digest: str = ""
+    precision: str = "fp32"
+    commit: str = "unknown"  # when the training began
+    checkpoint: checkpoints.Store | None = None
+    epochs: list[dict] = field(default_factory=list)
+    batch_losses: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = float("inf")  # of the validation images, in that epoch
+    peak_memory_bytes: int | None = None
+    ended: str = ""
+
+    HISTORY: ClassVar = ("epochs", "batch_losses", "notes", "best_epoch", "best_loss", "ended")
+
+    def frame(self) -> pd.DataFrame:
+        """One row an epoch: losses (nats), accuracies (0 to 1), rate, seconds, images a second."""
+        columns = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
+        columns += ("seconds", "images_per_s")
+        return pd.DataFrame(self.epochs, columns=columns).set_index("epoch")
+
+    @property
+    def best(self) -> dict:
+        """The row of the best epoch. Raises ValueError where no epoch was finished."""
+        if not self.best_epoch:
+            raise ValueError(f"This training has no finished epoch. {' '.join(self.notes)}")
+        return self.epochs[self.best_epoch - 1]
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds spent in the training batches, validation left out."""
+        return sum(row["seconds"] for row in self.epochs)
+
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Pixels that the net sees: one number, or (height, width) where they differ."""
+        H, W = self.data.shape[1:]
+        return self.config.image_size or (H if H == W else (H, W))
+
+
+class NotFinite(Exception):
+    """Raised inside an epoch whose loss is no number any more."""
+
+
+class Training:
+    """A training under way: the run and all that is needed to go on with it.
+
+    It loads itself from its checkpoint and saves itself there; as a context it puts the best
+    weights in place at the end, whatever ended it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageSet,
+        config: Config,
+        show: bool = False,
+        checkpoint: Path | str | bool | None = None,
+    ):
+        self.show = show and ddp.rank() == 0
+        self.batches, self.held_out = split_batches(data, config)  # the test images stay untouched
+        device = self.batches.device
+        model.to(device, memory_format=memory_format(model))
+        check_outputs(model, self.held_out, len(data.classes))
+        self.net = ddp.averaging(model)  # the model itself, unless torchrun started several
+        self.optimizer = make_optimizer(model, config)
+        self.run = Run(
+            model,
+            data,
+            config,
+            digest=checkpoints.digest_of(model),
+            precision=machine.precision(config.precision),
+            commit=machine.commit(),
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.run.precision == "fp16")
+        self.best_weights = copy.deepcopy(model.state_dict())
+        self.file = self.run.checkpoint = checkpoints.Store(checkpoint, self.run)
+        machine.runs_folder()  # where the record will go: that it can be written is asked for now
+        total = steps(self.batches, config)
+        watched = self.show and (machine.in_notebook() or sys.stderr.isatty())  # no bars in logs
+        self.bar = tqdm(total=total, unit="batch", leave=False, disable=not watched)
+
+    def __enter__(self) -> "Training":
+        self.file.lock()
+        try:
+            if saved := self.file.load():
+                self.load(saved)
+                if self.show:
+                    print(f"Going on after epoch {len(self.run.epochs)}, from {self.file.path}.")
+            self.save()  # before the first batch: a disk that is full says so now
+        except BaseException:
+            self.file.unlock()
+            raise
+        self.bar.update(len(self.run.batch_losses))
+        self.tell("start")
+        machine.reset_peak_memory()
+        return self
+
+    def __exit__(self, kind, error, _) -> bool:
+        run = self.run
+        run.peak_memory_bytes = machine.peak_memory_bytes()
+        run.model.load_state_dict(self.best_weights)
+        run.model.eval()
+        self.bar.close()
+        if isinstance(error, NotFinite):
+            run.ended = "not finite"
+            run.notes.append(str(error))
+            machine.notice(str(error))
+            self.save()
+        elif isinstance(error, KeyboardInterrupt):
+            again = "Call it again to go on." if self.file.path else "No checkpoint was kept."
+            print(f"Stopped in epoch {len(run.epochs) + 1}; the best weights are in place. {again}")
+        self.file.unlock()
+        if error is None or isinstance(error, (NotFinite, KeyboardInterrupt)):
+            return True
+        if advice.ran_out(error):
+            self.optimizer.zero_grad()
+            size, device = self.batches.batch_size, self.batches.device.type
+            raise advice.out_of_memory(error, size, device, run.peak_memory_bytes) from None
+        return False
+
+    def tell(self, event: str) -> None:
+        """Let the watchers know."""
+        for watcher in watchers:
+            watcher(event, self)
+
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience has run out, or the loss was no number."""
+        return bool(self.run.ended)
+
+    def check_finite(self, losses: list[torch.Tensor], step: int, x: torch.Tensor) -> None:
+        """Raise NotFinite at the first loss, of the last ones, that is no number."""
+        first = step + 1 - (step % WINDOW + 1)
+        broken = (~torch.stack(losses[first:]).isfinite()).nonzero()
+        if ddp.total(torch.tensor(float(len(broken)), device=x.device)) == 0:
+            return
+        at = first + (int(broken[0]) if len(broken) else 0)
+        run, epoch = self.run, len(self.run.epochs)
+        lr = run.config.lr_at(epoch + at / len(self.batches.sizes))
+        raise NotFinite(
+            f"The loss was no finite number any more in epoch {epoch + 1}, batch {at + 1}, at a "
+            f"learning rate of {lr:.3g}; {advice.first_not_finite(run.model, x)}. The best weights "
+            "so far are in place. Try a learning rate ten times smaller, and check that the images "
+            "are normalised."
+        )
+
+    def note(self, row: dict) -> None:
+        """Write an epoch down, keep the best weights, tell the watchers, save."""
+        run, config = self.run, self.run.config
+        run.epochs.append(row)
+        if row["val_loss"] < run.best_loss:
+            run.best_loss, run.best_epoch = row["val_loss"], row["epoch"]
+            self.best_weights = copy.deepcopy(run.model.state_dict())
+        self.bar.set_postfix_str(f"validation accuracy {row['val_accuracy']:.2%}")
+        if row["epoch"] == config.epochs:
+            run.ended = "done"
+        elif config.patience is not None and row["epoch"] - run.best_epoch >= config.patience:
+            run.ended = "early"
+            run.notes.append(f"Stopped early after epoch {row['epoch']}.")
+        self.take_advice()
+        self.tell("epoch")
+        self.save()
+
+    def take_advice(self) -> None:
+        """Say in words, once, and write down, where the net is not learning."""
+        run = self.run
+        if any(note.startswith("After epoch") for note in run.notes):
+            return
+        x, y = next(self.batches.epoch(len(run.epochs) - 1))
+        labels = self.batches.labels[self.batches.indices.to(self.batches.device)]
+        for note in advice.diagnose(run.model, run.batch_losses, (x[:64], y[:64]), labels):
+            run.notes.append(f"After epoch {len(run.epochs)}: {note}")
+            if ddp.rank() == 0:
+                machine.notice(run.notes[-1])
+
+    def save(self) -> None:
+        """Write all that is needed to go on."""
+        self.file.save(
+            {
+                "weights": self.run.model.state_dict(),
+                "best_weights": self.best_weights,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "history": {name: getattr(self.run, name) for name in Run.HISTORY},
+            }
+        )
+
+    def load(self, saved: dict) -> None:
+        """Go on from what `save` wrote."""
+        for name in Run.HISTORY:
+            setattr(self.run, name, saved["history"][name])
+        self.best_weights = saved["best_weights"]
+        self.run.model.load_state_dict(saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+
+
+def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
+    """The batches to train on and those held out for validation, this process's share of each."""
+    train_ids, val_ids = split(len(data.train), config.validation, config.seed)
+    ranks = ddp.ranks()
+    if config.train_images:
+        val_ids = val_ids[: max(config.train_images * len(val_ids) // len(train_ids), ranks)]
+        train_ids = train_ids[: config.train_images]
+    for _, size in config.stages:
+        if ranks > 1 and size < 2 * ranks:
+            raise ValueError(
+                f"batch_size={size} for {ranks} processes; expected two images or more for each: "
+                f"{2 * ranks}."
+            )
+    shared = {"size": config.image_size, "share": (ddp.rank(), ranks)}
+    batches = Batches(
+        data,
+        "train",
+        config.batch_size_at(0),
+        indices=train_ids,
+        seed=config.seed,
+        augment=config.augment,
+        **shared,
+    )
+    return batches, Batches(data, "train", config.evaluation_batch, indices=val_ids, **shared)
+
+
+def steps(batches: Batches, config: Config) -> int:
+    """The number of batches in the whole training."""
+    n, ranks = len(batches.indices), ddp.ranks()
+    return sum(len(batch_sizes(n, config.batch_size_at(e), ranks)) for e in range(config.epochs))
+
+
+@torch.no_grad()
+def check_outputs(model: nn.Module, batches: Batches, classes: int) -> None:
+    """Raise ValueError unless the net gives a row of `classes` logits an image.
+
+    What the net itself raises is shown as torch states it, with the layer and what it got.
+    """
+    x = batches.prepare(batches.images[batches.indices[:2]])
+    training = model.training
+    try:
+        with advice.told_by_layer(model, tuple(x.shape)):
+            outputs = model.eval()(x)
+    finally:
+        model.train(training)
+    if not isinstance(main_output(outputs), torch.Tensor):
+        kind = type(outputs).__name__
+        raise ValueError(f"The net returns a {kind}; expected a tensor of logits (N, {classes}).")
+    shape = tuple(main_output(outputs).shape)
+    if shape != (len(x), classes):
+        raise ValueError(
+            f"The net returns shape {shape} for {len(x)} images; expected {(len(x), classes)}: "
+            f"one number for each of the {classes} classes. Build it with num_classes={classes}."
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("All weights of this net are frozen (requires_grad=False): none learns.")
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """The optimizer named in `config`, fused: one kernel for all weights instead of one each."""
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), momentum=config.momentum, nesterov=config.nesterov, **shared
+        )
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), **shared)
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow.
+
+    Not where a 1 x 1 convolution strides over fewer than 8 channels: there, PyTorch 2.14 writes
+    past its memory on a CPU without bf16.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    unsafe = any(
+        m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels // m.groups < 8
+        for m in layers
+    )
+    wide = max((m.out_channels for m in layers), default=0) >= 32
+    return torch.channels_last if wide and not unsafe else torch.contiguous_format
