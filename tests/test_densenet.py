@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 from common import probe, zoo
+from common.advice import told_by_layer
 
 
 def torchvisions(name: str) -> nn.Module:
@@ -94,13 +95,19 @@ def test_a_growth_rate_of_nothing():
 
 
 def test_an_image_too_small():
-    with pytest.raises(ValueError, match=r"transition3.*ran out of pixels"):
-        zoo.build("densenet121")(torch.zeros(1, 1, 16, 16))
+    net, x = zoo.build("densenet121").eval(), torch.zeros(1, 1, 16, 16)
+    words = r"transition3.*ran out of pixels"
+    with pytest.raises(ValueError, match=words), told_by_layer(net, x.shape):
+        net(x)
 
 
 def test_images_with_other_channels():
-    with pytest.raises(ValueError, match=r"takes 3 channels.*in_channels=1"):
-        zoo.build("densenet_cifar")(torch.zeros(1, 1, 32, 32))
+    net, x = zoo.build("densenet_cifar"), torch.zeros(1, 1, 32, 32)
+    with (
+        pytest.raises(ValueError, match="'conv1'.*to have 3 channels"),
+        told_by_layer(net, x.shape),
+    ):
+        net(x)
 
 
 def test_a_classifier_of_one_class():

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import GoogLeNet as TorchvisionGoogLeNet
 
-from common import data, probe, zoo
+from common import advice, data, probe, zoo
 from common.train import Config, fit, loss_of, main_output
 
 SIZE = 96  # pixels; the smallest maps are 3 x 3
@@ -190,7 +190,7 @@ def test_the_paper_s_setting():
     layers = probe.layers(net, (1, 3, 224, 224)).set_index("layer")
     assert layers.params.sum() == 6_998_552
     assert layers.mult_adds.sum() == pytest.approx(1.586e9, rel=1e-3)
-    assert layers.field["inception5b.joined"] == 715
+    assert layers.field["inception5b.branch5.1.act"] == 715
     deepest = [
         name for name in layers.index[layers.params > 0] if ".branch1." not in name
         and ".branch5." not in name and ".pool." not in name
@@ -213,11 +213,13 @@ def test_smaller_images_pass(size: int):
 
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_aux", "googlenet_bn"])
 def test_bad_input(name: str):
-    net = zoo.build(name, width=0.125)
-    with pytest.raises(ValueError, match="1 channels"):
-        net(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(ValueError, match="ran out of pixels"):
-        net(torch.zeros(1, 1, 28, 28))
+    net = zoo.build(name, width=0.125).eval()
+    for shape, words in (
+        ((1, 3, 64, 64), "'stem.conv1.conv'.*to have 1 channels"),
+        ((1, 1, 28, 28), "ran out of pixels"),
+    ):
+        with pytest.raises(ValueError, match=words), advice.told_by_layer(net, shape):
+            net(torch.zeros(shape))
     with pytest.raises(ValueError, match=r"width=0\.01"):
         zoo.build(name, width=0.01)
     with pytest.raises(ValueError, match="num_classes=1"):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from common import probe, zoo
+from common.advice import told_by_layer
 
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of the 13 blocks
 
@@ -113,8 +114,12 @@ def test_a_width_that_leaves_no_channels():
 
 
 def test_images_with_other_channels():
-    with pytest.raises(ValueError, match=r"takes 1 channels.*in_channels=3"):
-        zoo.build("mobilenet_025")(torch.zeros(1, 3, 32, 32))
+    net, x = zoo.build("mobilenet_025"), torch.zeros(1, 3, 32, 32)
+    with (
+        pytest.raises(ValueError, match="'conv1'.*to have 1 channels"),
+        told_by_layer(net, x.shape),
+    ):
+        net(x)
 
 
 def test_an_unknown_width():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import zoo
+from common import advice, zoo
 
 CHANNELS = (96, 256, 384, 10)
 
@@ -58,7 +58,7 @@ def by_hand(weights: dict[str, torch.Tensor], x: torch.Tensor, small: bool) -> t
 @pytest.mark.parametrize("name", ["nin", "nin_bn"])
 def test_agrees_with_a_computation_by_hand(name, small):
     """Logits and the gradient of the input, in evaluation mode: dropout must do nothing."""
-    model = randomised(name, width=0.25, small=small)
+    model = randomised(name, width=0.25, small_images=small)
     size = 28 if small else 99
     image = torch.randn(3, 1, size, size, generator=torch.Generator().manual_seed(1)).double()
     found = []
@@ -84,7 +84,7 @@ def class_maps(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_small_form_is_for_small_images():
-    model = zoo.build_on_meta("nin", small=True).eval()
+    model = zoo.build_on_meta("nin", small_images=True).eval()
     assert class_maps(model, torch.empty(1, 1, 28, 28, device="meta")).shape == (1, 10, 6, 6)
 
 
@@ -112,7 +112,7 @@ def test_width_leaves_the_class_maps_alone():
 
 def test_class_maps_speak_for_and_against():
     """Their means are the answer, and no ReLU keeps a class from changing its mind."""
-    model = randomised("nin", width=0.25, small=True)
+    model = randomised("nin", width=0.25, small_images=True)
     x = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(1)).double()
     maps = class_maps(model, x)
     assert (maps < 0).any()
@@ -137,12 +137,12 @@ def test_bad_options(name, options, message):
 @pytest.mark.parametrize(
     ("small", "shape", "message"),
     [
-        (False, (1, 3, 224, 224), r"'block1\.conv1'.*takes 1 channels"),
+        (False, (1, 3, 224, 224), r"'block1\.conv1'.*to have 1 channels"),
         (False, (1, 1, 28, 28), r"'pool2'.*ran out of pixels"),
         (True, (1, 1, 6, 6), r"'pool2'.*ran out of pixels"),
     ],
 )
 def test_images_that_do_not_fit(small, shape, message):
-    model = zoo.build("nin", width=1 / 32, small=small)
-    with pytest.raises(ValueError, match=message):
+    model = zoo.build("nin", width=1 / 32, small_images=small)
+    with pytest.raises(ValueError, match=message), advice.told_by_layer(model, shape):
         model(torch.zeros(shape))

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from common import probe, zoo
+from common import advice, probe, zoo
 
 NAMES = ("vgg11", "vgg13", "vgg16", "vgg19")
 
@@ -72,9 +72,7 @@ def test_width_scales_every_hidden_layer():
 
 def test_one_5x5_sees_what_two_3x3_see():
     pairs = zoo.build_on_meta("vgg13")
-    single = zoo.variant("vgg13").build.func  # the class, without the paper's configuration
-    with torch.device("meta"):
-        single = single((1,) * 5, kernel_size=5)
+    single = zoo.build_on_meta("vgg13", convolutions=(1,) * 5, kernel_size=5)
     shape = (1, 1, 224, 224)
     assert probe.receptive_field(pairs, shape) == probe.receptive_field(single, shape)
     weights = [sum(m.weight.numel() for m in weighted(net.block2)) for net in (pairs, single)]
@@ -114,12 +112,12 @@ def test_bad_options(name, options, message):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 3, 32, 32), r"'block1\.conv1'.*takes 1 channels"),
-        ((1, 1, 64, 64), r"'fc1'.*takes 8 values an image"),
+        ((1, 3, 32, 32), r"'block1\.conv1'.*to have 1 channels"),
+        ((1, 1, 64, 64), r"'fc1'.*cannot be multiplied"),
         ((1, 1, 28, 28), r"'block5\.pool'.*ran out of pixels"),
     ],
 )
 def test_images_that_do_not_fit(shape, message):
     model = zoo.build("vgg11", width=1 / 64, image_size=32)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message), advice.told_by_layer(model, shape):
         model(torch.zeros(shape))
