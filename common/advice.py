@@ -106,7 +106,7 @@ def is_stuck(losses: list[float], guessing: float) -> bool:
     half = len(losses) // 2
     first, second = torch.tensor(losses[-2 * half :]).double().split(half)
     error = math.sqrt((first.var() / half + second.var() / half).item())
-    return (first.mean() - second.mean()).item() < TREND * error
+    return (first.mean() - second.mean()).item() <= TREND * error
 
 
 def looks_like_softmax(outputs: torch.Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,8 +151,10 @@ class Training:
         self.file.unlock()
         if error is None or isinstance(error, (NotFinite, KeyboardInterrupt)):
             return True
+        self.optimizer.zero_grad()
+        self.optimizer.state.clear()
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step that failed
         if advice.ran_out(error):
-            self.optimizer.zero_grad()
             size, device = self.batches.batch_size, self.batches.device.type
             raise advice.out_of_memory(error, size, device, run.peak_memory_bytes) from None
         return False

@@ -54,7 +54,7 @@ def fit(
     """
     training = Training(model, data, config or Config(), show, checkpoint)
     run = training.run
-    with training, machine.recycled_memory(), machine.own_generator(), torch.enable_grad():
+    with machine.recycled_memory(), training, machine.own_generator(), torch.enable_grad():
         while not training.finished():
             start = time.perf_counter()
             row = train_epoch(training)

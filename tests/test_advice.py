@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from common import data, machine, sentinel, zoo
-from common.train import Config, fit
+from common import advice, data, machine, zoo
+from common.config import Config
+from common.train import fit
 
-GUESS = [math.log(10)] * 20  # the losses of a net that guesses among ten classes
+GUESS = [math.log(10)] * 60  # the losses of a net that guesses among ten classes
+
+LABELS = torch.arange(10).repeat(100)  # ten classes of one size
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +36,17 @@ def test_a_learning_rate_of_a_thousand(digits, capsys):
     config = Config(epochs=3, lr=1e3, optimizer="sgd", image_size=28, train_images=500)
     history = fit(lenet(activation=nn.ReLU), digits, config, show=False)
     (note,) = history.notes
-    assert "blown up" in note
+    assert "no finite number any more in epoch 1" in note
     assert "learning rate ten times smaller" in note
-    assert len(history.epochs) == 1
+    assert history.epochs == []
     assert note in capsys.readouterr().err  # told at once, not only noted
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_the_first_bad_batch_is_named(batch, value):
-    losses = [2.3, 9.0, value, math.nan]
-    (note,) = sentinel.diagnose(lenet(), losses, batch, 10)
-    assert f"became {value} in batch 3" in note
 
 
 def test_dead_rectifiers(batch):
     model = lenet(activation=nn.ReLU)
     with torch.no_grad():
         model.conv2.bias.fill_(-100)
-    (note,) = sentinel.diagnose(model, GUESS, batch, 10)
+    (note,) = advice.diagnose(model, GUESS, batch, LABELS)
     assert "100% of the units of act2 are dead" in note
     assert "act1" not in note
     assert "2.303" in note
@@ -61,7 +57,9 @@ def test_dead_rectifiers_in_training(digits):
     with torch.no_grad():
         for name in ("conv1", "conv2", "fc1", "fc2"):
             model.get_submodule(name).bias.fill_(-100)
-    history = fit(model, digits, Config(epochs=2, image_size=28, train_images=500), show=False)
+    history = fit(
+        model, digits, Config(epochs=2, image_size=28, batch_size=16, train_images=800), show=False
+    )
     (note,) = history.notes  # said once, not after every epoch
     assert all(f"{name} are dead" in note for name in ("act1", "act2", "act3", "act4"))
 
@@ -73,16 +71,16 @@ def test_a_unit_that_fires_for_one_image_is_not_dead(batch):
         model[1].weight.copy_(x[:30].flatten(1))
         model[1].bias.fill_(-400)
     assert (model[2](model[1](x.flatten(1))) > 0).float().mean() < 0.05
-    assert sentinel.dead_layers(model, x) == []
+    assert advice.silent_layers(model, x) == []
 
 
 @pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh])
 def test_saturated_units(batch, activation):
     model = lenet(activation=activation)
-    assert sentinel.dead_layers(model, batch[0]) == []
+    assert advice.silent_layers(model, batch[0]) == []
     with torch.no_grad():
         model.fc1.weight.mul_(1e4)
-    (note,) = sentinel.dead_layers(model, batch[0])
+    (note,) = advice.silent_layers(model, batch[0])
     assert "of act3 are saturated" in note
 
 
@@ -95,7 +93,7 @@ def deep(activation, depth=8):
 
 
 def test_vanishing_gradient(batch):
-    (note,) = sentinel.diagnose(deep(nn.Sigmoid), GUESS, batch, 10)
+    (note,) = advice.diagnose(deep(nn.Sigmoid), GUESS, batch, LABELS)
     assert "gradient vanishes" in note
     assert "at 0.weight" in note
     assert "18.weight" in note
@@ -107,8 +105,8 @@ def test_gradients_that_do_not_vanish(batch):
     for layer in model:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
-    assert sentinel.vanishing_gradient(model, batch) == []
-    assert sentinel.vanishing_gradient(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), batch) == []
+    assert advice.vanishing_gradient(model, *batch) == []
+    assert advice.vanishing_gradient(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), *batch) == []
 
 
 def test_random_labels_stay_at_the_loss_of_guessing(digits):
@@ -117,9 +115,11 @@ def test_random_labels_stay_at_the_loss_of_guessing(digits):
     noise = data.ImageSet(
         "noise", "made here", data.Images(digits.train.images, labels), digits.test, digits.classes
     )
-    history = fit(lenet(activation=nn.ReLU), noise, Config(epochs=2, image_size=28), show=False)
+    history = fit(
+        lenet(activation=nn.ReLU), noise, Config(epochs=3, image_size=28, batch_size=32), show=False
+    )
     (note,) = history.notes
-    assert "ln(10) = 2.303" in note
+    assert "gives 2.30" in note
     assert "labels and images still belong together" in note
     assert "dead" not in note
     assert "vanishes" not in note
@@ -134,9 +134,114 @@ def test_silence_for_a_net_that_learns(digits, capsys):
 
 def test_silence_below_the_loss_of_guessing(batch):
     model = lenet(activation=nn.ReLU)
-    falling = [2.3] * 10 + [2.0]
-    assert sentinel.diagnose(model, falling, batch, 10) == []  # the end of the epoch counts
-    assert sentinel.diagnose(model, falling, batch, 7) != []  # ln 7 = 1.95
+    below = [2.3] * 50 + [2.2] * 10
+    assert advice.diagnose(model, below, batch, LABELS) == []
+    assert advice.diagnose(model, GUESS, batch, LABELS) != []
+
+
+def test_silence_while_the_loss_falls_and_while_little_is_known(batch):
+    """LeNet with batch normalisation, healthy, after eight batches: 2.36 to 2.268."""
+    model = lenet(activation=nn.ReLU)
+    early = [2.36, 2.34, 2.33, 2.31, 2.30, 2.29, 2.28, 2.268]
+    assert advice.diagnose(model, early, batch, LABELS) == []
+    slow = [2.36 - 0.001 * i + 0.002 * (-1) ** i for i in range(60)]
+    assert min(slow) > 2.29
+    assert advice.diagnose(model, slow, batch, LABELS) == []
+
+
+def test_classes_of_unlike_size_have_another_loss_of_guessing(batch):
+    """Of 90 to 10, guessing costs 0.325: a loss of 0.33 has learned nothing, 0.2 has."""
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    assert advice.entropy(labels) == pytest.approx(0.3251, abs=1e-4)
+    model = lenet(activation=nn.ReLU, num_classes=2)
+    x, y = batch[0], batch[1] % 2
+    assert advice.diagnose(model, [0.33] * 60, (x, y), labels) != []
+    assert advice.diagnose(model, [0.2] * 60, (x, y), labels) == []
+
+
+def test_a_softmax_before_the_loss_is_named(batch):
+    model = nn.Sequential(lenet(activation=nn.ReLU), nn.Softmax(1))
+    (note,) = advice.diagnose(model, [2.0] * 60, batch, LABELS)
+    assert "ends in a softmax" in note
+    logs = nn.Sequential(lenet(activation=nn.ReLU), nn.LogSoftmax(1))  # does no harm
+    assert advice.diagnose(logs, [2.0] * 60, batch, LABELS) == []
+
+
+def test_dead_units_of_a_function_are_seen_as_well(batch):
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 5), nn.Linear(4 * 24 * 24, 10)
+            nn.init.constant_(self.conv.bias, -100)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).flatten(1))
+
+    (note,) = advice.diagnose(Functional(), GUESS, batch, LABELS)
+    assert "100% of the units of conv are dead" in note
+
+
+def test_images_that_are_not_normalised_are_named(batch):
+    x, y = batch
+    (note,) = advice.diagnose(lenet(activation=nn.ReLU), GUESS, (100 + 50 * x, y), LABELS)
+    assert "normalise them" in note
+
+
+def test_one_answer_for_all_is_named(batch):
+    model = lenet(activation=nn.ReLU)
+    with torch.no_grad():
+        model.fc3.bias[7] = 50.0
+    (note,) = advice.diagnose(model, [50.0] * 60, batch, LABELS)
+    assert "answers class 7 for every image" in note
+
+
+def test_tuples_in_evaluation_mode_do_not_end_a_training(digits):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = lenet()
+
+        def forward(self, x):
+            return self.net(x), self.net(x)
+
+    run = fit(Pair(), digits, Config(epochs=1, image_size=28, train_images=100), show=False)
+    assert run.ended == "done"
+
+
+# -------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_tells_memory_from_other_errors(error, expected):
+    assert advice.ran_out(error) == expected
+
+
+@pytest.mark.parametrize("where", ["train_epoch", "validate"])
+def test_running_out_of_memory_is_explained(digits, monkeypatch, where):
+    def too_much(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("common.train." + where, too_much)
+    config = Config(epochs=1, batch_size=64, image_size=28, train_images=128)
+    with pytest.raises(MemoryError, match=r"Out of memory with batch_size=64 on the .*halve the"):
+        fit(lenet(), digits, config, show=False)
+
+
+def test_errors_name_the_layer_and_leave_no_hook(batch):
+    model = lenet()
+    with pytest.raises(ValueError, match=r"'conv1'.*\(64, 3, 28, 28\)"):  # noqa: SIM117
+        with advice.told_by_layer(model, (64, 3, 28, 28)):
+            model(torch.zeros(64, 3, 28, 28))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_the_look_leaves_no_trace(batch):
@@ -145,7 +250,7 @@ def test_the_look_leaves_no_trace(batch):
     model = zoo.build("lenet5_bn").train()
     x, y = torch.randn(8, 1, 32, 32), batch[1][:8]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert sentinel.diagnose(model, GUESS, (x, y), 10) != []
+    assert advice.diagnose(model, GUESS, (x, y), LABELS) != []
     assert model.training
     assert not any(m._forward_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters())

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common import data, machine, train, zoo
-from common.checkpoints import load_checkpoint, save_checkpoint
+from common import checkpoints, data, machine, train, zoo
 from common.config import Config
+from common.run import Run
 from common.train import fit
 
 CONFIG = Config(
@@ -32,37 +32,50 @@ def lenet():
     return zoo.build("lenet5_bn")  # with dropout and running statistics
 
 
-STATE = {"weights": {}, "best_weights": {}, "optimizer": {}, "scaler": {}}
-
-
 class PowerCut(Exception):
     """Ends a training where it stands."""
 
 
-def stop_after(epochs: int, monkeypatch) -> None:
+def stop_after(epochs: int, monkeypatch, error: type[BaseException] = PowerCut) -> None:
     """Let `fit` fail in the epoch after so many."""
     whole = train.train_epoch
 
-    def cut(net, batches, epoch, *rest):
-        result = whole(net, batches, epoch, *rest)
-        if epoch == epochs:
-            raise PowerCut
+    def cut(training):
+        result = whole(training)
+        if len(training.run.epochs) == epochs:
+            raise error
         return result
 
     monkeypatch.setattr(train, "train_epoch", cut)
 
 
-def numbers(history) -> list[dict]:
+def numbers(run: Run) -> list[dict]:
     timed = ("seconds", "images_per_s")
-    return [{k: v for k, v in row.items() if k not in timed} for row in history.epochs]
+    return [{k: v for k, v in row.items() if k not in timed} for row in run.epochs]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_goes_on_bit_for_bit(digits, tmp_path, monkeypatch, precision, optimizer):
-    if precision == "bf16" and not machine.has_bf16(machine.device().type):
-        pytest.skip("no bf16 on this machine")
-    config = replace(CONFIG, precision=precision, optimizer=optimizer)
+def assert_same(model, other) -> None:
+    for (name, value), expected in zip(
+        model.state_dict().items(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, expected), name
+
+
+STAGES = {"batch_size": ((1, 32), (2, 64), (1, 100)), "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam", "schedule": "cosine"},
+        {"optimizer": "adamw", "patience": 2, "augment": ("crop", "flip", "colour")},
+        {"optimizer": "sgd", "lr": 0.05, "nesterov": True, **STAGES},
+        {"optimizer": "sgd", "schedule": "multistep", "milestones": (2, 3)},
+    ],
+    ids=["adam", "adamw", "stages", "multistep"],
+)
+def test_goes_on_bit_for_bit(digits, tmp_path, monkeypatch, settings):
+    config = replace(CONFIG, **settings)
     whole = lenet()
     expected = fit(whole, digits, config, show=False)
 
@@ -73,45 +86,104 @@ def test_goes_on_bit_for_bit(digits, tmp_path, monkeypatch, precision, optimizer
             fit(lenet(), digits, config, show=False, checkpoint=file)
     torch.manual_seed(99)  # whatever state the second process is in
     model = zoo.build("lenet5_bn")
-    history = fit(model, digits, config, show=False, checkpoint=file)
+    run = fit(model, digits, config, show=False, checkpoint=file)
 
-    assert numbers(history) == numbers(expected)
-    assert history.batch_losses == expected.batch_losses
-    assert history.best_epoch == expected.best_epoch
-    for name, value in whole.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
+    assert numbers(run) == numbers(expected)
+    assert run.batch_losses == expected.batch_losses
+    assert run.best_epoch == expected.best_epoch
+    assert_same(model, whole)
+
+
+def test_validation_losses_that_are_no_numbers(digits, tmp_path, monkeypatch):
+    """The weights of no best epoch are the first ones, with and without a break."""
+    nan = {"val_loss": float("nan"), "val_accuracy": 0.1}
+    monkeypatch.setattr(train, "validate", lambda _: dict(nan))
+    whole, resumed, file = lenet(), lenet(), tmp_path / "run.pt"
+    fit(whole, digits, CONFIG, show=False)
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(PowerCut):
+            fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
+    fit(resumed, digits, CONFIG, show=False, checkpoint=file)
+    assert_same(resumed, whole)
+    assert_same(resumed, lenet())
+
+
+def test_ctrl_c_returns_the_run_so_far(digits, tmp_path, monkeypatch, capsys):
+    whole = lenet()
+    expected = fit(whole, digits, CONFIG, show=False)
+    file, model = tmp_path / "run.pt", lenet()
+    with monkeypatch.context() as patch:
+        stop_after(2, patch, KeyboardInterrupt)
+        run = fit(model, digits, CONFIG, show=False, checkpoint=file)
+    assert len(run.epochs) == 2
+    assert run.ended == ""
+    assert not model.training
+    assert "Stopped in epoch 3" in capsys.readouterr().out
+    batches = train.Training(lenet(), digits, CONFIG).held_out
+    assert train.evaluate(model, batches).loss == pytest.approx(run.best_loss)
+    again = fit(model, digits, CONFIG, show=False, checkpoint=file)  # the next call goes on
+    assert numbers(again) == numbers(expected)
+    assert_same(model, whole)
+
+
+def command(folder, *words: str) -> subprocess.Popen:
+    """`python -m common train` on the digits, in a process of its own."""
+    line = [sys.executable, "-m", "common", "train", "lenet5_bn", "--dataset", "digits"]
+    line += ["--epochs", "6", "--batch-size", "16", "--train-images", "320", "--seed", "3", *words]
+    return subprocess.Popen(
+        line, env=os.environ | {"CNN_RUNS": str(folder)}, cwd=machine.HOME,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def until(folder, epochs: int, process: subprocess.Popen) -> None:
+    """Wait until a process has written the checkpoint of so many epochs."""
+    for _ in range(1200):
+        for file in (folder / "checkpoints").glob("*.pt"):
+            try:
+                saved = checkpoints.read_checked(file)
+            except (OSError, ValueError):
+                continue
+            if len(saved["history"]["epochs"]) >= epochs:
+                return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint in time")
+
+
+def rows(text: str) -> list[list[str]]:
+    """The epochs of a printed table, without their seconds and images a second."""
+    found = [line.split() for line in text.splitlines() if re.match(r"\d+ ", line)]
+    return [row[:-2] for row in found]
 
 
 def test_a_killed_process_goes_on(tmp_path):
     """SIGKILL between two epochs, as a time limit or a closed laptop does it."""
-    words = [sys.executable, "-m", "common", "train", "lenet5_bn", "--dataset", "digits"]
-    words += ["--epochs", "12", "--batch-size", "8", "--seed", "3"]
-
-    def run(folder):
-        env = os.environ | {"CNN_RUNS": str(tmp_path / folder)}
-        return subprocess.Popen(
-            words, env=env, cwd=machine.HOME, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-
-    killed = run("killed")
-    checkpoint_folder = tmp_path / "killed/checkpoints"
-    for _ in range(600):
-        if list(checkpoint_folder.glob("*.pt")):
-            break
-        time.sleep(0.1)
+    killed = command(tmp_path / "killed")
+    until(tmp_path / "killed", 2, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    again, whole = run("killed").communicate()[0], run("whole").communicate()[0]
+    again = command(tmp_path / "killed").communicate()[0]
+    whole = command(tmp_path / "whole").communicate()[0]
     assert re.search(r"Going on after epoch \d+", again)
-    assert not list(checkpoint_folder.glob("*"))
+    assert not list((tmp_path / "killed/checkpoints").glob("*"))
+    assert len(rows(whole)) == 6
+    assert rows(again) == rows(whole)
+    weights = [next((tmp_path / who / "weights").glob("*")) for who in ("killed", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
-    def table(text):  # the epochs without their seconds and images a second
-        rows = [line.split() for line in text.splitlines() if re.match(r"\d+ ", line)]
-        return [row[:-2] for row in rows]
 
-    assert len(table(whole)) == 12
-    assert table(again) == table(whole)
+def test_a_second_process_on_the_same_run_is_refused(tmp_path):
+    first = command(tmp_path, "--epochs", "40")
+    until(tmp_path, 1, first)
+    second = command(tmp_path, "--epochs", "40")
+    said = second.communicate()[1]
+    first.kill()
+    first.wait()
+    assert second.returncode == 2
+    assert f"Process {first.pid} is at work on" in said
+    assert "Traceback" not in said
 
 
 def test_a_finished_training_is_not_trained_again(digits, tmp_path, monkeypatch):
@@ -119,97 +191,203 @@ def test_a_finished_training_is_not_trained_again(digits, tmp_path, monkeypatch)
     first, second = lenet(), lenet()
     expected = fit(first, digits, CONFIG, show=False, checkpoint=file)
     monkeypatch.setattr(train, "train_epoch", None)  # would fail if called
-    history = fit(second, digits, CONFIG, show=False, checkpoint=file)
-    assert history.batch_losses == expected.batch_losses
-    assert all(
-        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
-    )
+    run = fit(second, digits, CONFIG, show=False, checkpoint=file)
+    assert run.batch_losses == expected.batch_losses
+    assert_same(first, second)
 
 
 def test_early_stopping_is_remembered(digits, tmp_path, monkeypatch):
     config = replace(CONFIG, epochs=9, patience=1, lr=0.5)
     file = tmp_path / "run.pt"
-    history = fit(lenet(), digits, config, show=False, checkpoint=file)
-    assert len(history.epochs) < 9
+    run = fit(lenet(), digits, config, show=False, checkpoint=file)
+    assert len(run.epochs) < 9
     monkeypatch.setattr(train, "train_epoch", None)
     again = fit(lenet(), digits, config, show=False, checkpoint=file)
-    assert again.notes == history.notes
+    assert again.notes == run.notes
     assert again.notes[-1].startswith("Stopped early")
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [({"lr": 0.1}, "lr was 0.003 there, and is 0.1 here"), ({"seed": 6}, "seed was 5 there")],
-)
-def test_another_trainings_file_is_refused(digits, tmp_path, changed, message):
-    file = tmp_path / "run.pt"
-    fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
-    with pytest.raises(ValueError, match=message):
-        fit(lenet(), digits, replace(CONFIG, **changed), show=False, checkpoint=file)
-
-
-def test_another_networks_file_is_refused(digits, tmp_path):
-    file = tmp_path / "run.pt"
-    config = Config(epochs=1, image_size=32, train_images=100)
-    fit(lenet(), digits, config, show=False, checkpoint=file)
-    with pytest.raises(ValueError, match=r"run\.pt belongs to another training: network"):
-        fit(zoo.build("alexnet_cifar", 1), digits, config, show=False, checkpoint=file)
-
-
-@pytest.mark.parametrize("change", ["layers", "images", "precision"])
-def test_another_net_of_the_same_size_or_other_images_are_refused(digits, tmp_path, change):
-    file = tmp_path / "run.pt"
-    config = replace(CONFIG, epochs=1, precision="auto")
-    fit(lenet(), digits, config, show=False, checkpoint=file)
-    model, images = lenet(), digits
-    if change == "layers":
-        (name, *_) = [n for n, m in model.named_children() if isinstance(m, torch.nn.ReLU)]
-        setattr(model, name, torch.nn.Sigmoid())
-    if change == "images":
+def other(change: str, digits):
+    """(model, images, settings) of a training that differs in one thing from `lenet` on digits."""
+    model, images, config = lenet(), digits, replace(CONFIG, epochs=1)
+    if change == "lr":
+        config = replace(config, lr=0.1)
+    if change == "network":
+        model.act1 = torch.nn.Sigmoid()
+    if change == "labels":
         labels = digits.train.labels.roll(1)
         images = replace(digits, train=data.Images(digits.train.images, labels))
-    if change == "precision":
-        state = torch.load(file)
-        state["task"]["arithmetic"] = "fp16"
-        torch.save(state, file)
-    expected = {"layers": "network", "images": "data set", "precision": "arithmetic"}[change]
-    with pytest.raises(ValueError, match=f"{expected} was"):
+    if change == "images":
+        dark = digits.train.images // 2
+        images = replace(digits, train=data.Images(dark, digits.train.labels))
+    return model, images, config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("lr", r"lr was '0\.003', is '0\.1'"),
+        ("network", "network was"),
+        ("labels", "images was"),
+        ("images", "images was"),
+    ],
+)
+def test_another_training_is_refused(digits, tmp_path, change, message):
+    file = tmp_path / "run.pt"
+    fit(lenet(), digits, replace(CONFIG, epochs=1), show=False, checkpoint=file)
+    model, images, config = other(change, digits)
+    with pytest.raises(ValueError, match=message) as error:
         fit(model, images, config, show=False, checkpoint=file)
+    assert str(error.value).count(" was ") == 1
 
 
-@pytest.mark.parametrize("spoil", ["cut", "empty", "text"])
-def test_a_damaged_file_is_named(digits, tmp_path, spoil):
-    file = tmp_path / "run.pt"
-    fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
-    content = file.read_bytes()
-    file.write_bytes({"cut": content[:5000], "empty": b"", "text": b"hello"}[spoil])
-    with pytest.raises(ValueError, match=r"run\.pt is not a readable checkpoint.*Delete it"):
-        fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
+@pytest.fixture
+def small(digits):
+    """A run of a tiny net, as a store wants it, and a state to keep."""
+    net = torch.nn.Linear(2, 2)
+    run = Run(net, digits, CONFIG, digest=checkpoints.digest_of(net))
+    return run, {"weights": net.state_dict(), "history": {"epochs": [1, 2]}}
 
 
-def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    file = tmp_path / "run.pt"
-    save_checkpoint(file, {}, **STATE, history={"epoch": 1})
+def test_every_flipped_bit_is_found_and_the_file_before_serves(tmp_path, small):
+    run, state = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
+    store.save(state | {"history": "first"})
+    store.save(state | {"history": "second"})
+    assert store.load()["history"] == "second"
+    content = bytearray(store.path.read_bytes())
+    for place in range(0, len(content), max(len(content) // 200, 1)):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << (place % 8)
+        store.path.write_bytes(spoilt)
+        with pytest.warns(UserWarning, match=r"run\.pt is damaged"):
+            assert store.load()["history"] == "first", place
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000])
+def test_damage_without_a_file_before_starts_anew_with_a_warning(tmp_path, small, content):
+    run, _ = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
+    store.path.write_bytes(content)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.load() is None
+
+
+def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch, small):
+    run, state = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
+    store.save(state | {"history": 1})
 
     def full(state, path):
         path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise RuntimeError("PytorchStreamWriter failed: unexpected pos 511552 vs 511444")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(file, {}, **STATE, history={"epoch": 2})
-    assert load_checkpoint(file, {})["history"] == {"epoch": 1}
+    with pytest.raises(OSError, match=r"run\.pt cannot be written \(.*MB free there\)"):
+        store.save(state | {"history": 2})
+    assert store.load()["history"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    file = tmp_path / "run.pt"
+@pytest.mark.parametrize("what", ["a file", "read-only"])
+def test_a_runs_folder_that_cannot_be_written_is_told_before_training(tmp_path, what):
+    """From the command line: one line, exit code 2, nothing trained."""
+    if what == "a file":
+        folder = tmp_path / "taken"
+        folder.write_text("x")
+    else:
+        folder = "/proc/1/no"
+    process = command(folder)
+    said = process.communicate()[1].strip()
+    assert process.returncode == 2
+    assert re.search(r"cannot be written \(.*MB free there\)", said)
+    assert "Traceback" not in said
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path, small):
+    run, _ = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
 
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "harm"),)
 
-    torch.save({"task": {}, "weights": Evil(), "history": {}}, file)
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
-        load_checkpoint(file, {})
+    store.save({"weights": Evil(), "history": {}})
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.load() is None
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_lock_of_a_dead_process_is_taken_over(tmp_path, small):
+    run, _ = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
+    store.lock_file.write_text("999999999 1.0")
+    store.lock()
+    assert str(os.getpid()) in store.lock_file.read_text()
+    store.unlock()
+    assert not store.lock_file.exists()
+
+
+# ------------------------------------------------------------------------------------- structure
+
+
+def test_the_digest_knows_two_nets_of_equal_size_apart():
+    class Adds(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + x
+
+    class Subtracts(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) - x
+
+    Subtracts.__name__ = Subtracts.__qualname__ = "Adds"
+    nets = [
+        zoo.build("lenet5", activation=torch.nn.Sigmoid),
+        zoo.build("lenet5", activation=torch.nn.ReLU),
+        zoo.build("lenet5_bn", dropout=0.1),
+        zoo.build("lenet5_bn", dropout=0.2),
+        Adds(3, 3),
+        Subtracts(3, 3),
+    ]
+    digests = [checkpoints.digest_of(net) for net in nets]
+    assert len(set(digests)) == len(nets)
+    assert checkpoints.digest_of(zoo.build("lenet5")) == digests[0]  # values do not count
+    assert checkpoints.digest_of(zoo.build_on_meta("lenet5")) == digests[0]
+
+
+# ------------------------------------------------------------------------------------------ slow
+
+KILLED = [
+    ("--optimizer", "adam"),
+    ("--optimizer", "sgd", "--lr", "0.05", "--nesterov", "--label-smoothing", "0.1"),
+    ("--optimizer", "adamw", "--schedule", "warmup", "--augment", "crop"),
+    ("--schedule", "multistep", "--milestones", "2", "4"),
+    ("--schedule", "cosine", "--augment", "flip", "colour"),
+    ("--patience", "2"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", KILLED, ids=lambda words: " ".join(words[:2]))
+def test_killed_at_random_moments(tmp_path, words):
+    """Eight or nine kills a configuration, 50 in all, at moments drawn from the run's length."""
+    start = time.monotonic()
+    whole = command(tmp_path / "whole", *words).communicate()[0]
+    seconds = time.monotonic() - start
+    generator = torch.Generator().manual_seed(len(words[1]))
+    for _ in range(9 if words in KILLED[:2] else 8):
+        process = command(tmp_path / "killed", *words)
+        wait = 1.1 * seconds * torch.rand(1, generator=generator).item()
+        try:
+            process.communicate(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    process = command(tmp_path / "killed", *words)
+    again, error = process.communicate()
+    assert process.returncode == 0, error
+    assert rows(again) == rows(whole)
+    weights = [next((tmp_path / who / "weights").glob("*")) for who in ("killed", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    left = [p.name for p in (tmp_path / "killed").rglob("*") if p.suffix in (".tmp", ".lock")]
+    assert left == []

@@ -104,7 +104,7 @@ def test_an_image_too_small():
 def test_images_with_other_channels():
     net, x = zoo.build("densenet_cifar"), torch.zeros(1, 1, 32, 32)
     with (
-        pytest.raises(ValueError, match="'conv1'.*to have 3 channels"),
+        pytest.raises(ValueError, match=r"'conv1'.*to have 3 channels"),
         told_by_layer(net, x.shape),
     ):
         net(x)

@@ -116,7 +116,7 @@ def test_a_width_that_leaves_no_channels():
 def test_images_with_other_channels():
     net, x = zoo.build("mobilenet_025"), torch.zeros(1, 3, 32, 32)
     with (
-        pytest.raises(ValueError, match="'conv1'.*to have 1 channels"),
+        pytest.raises(ValueError, match=r"'conv1'.*to have 1 channels"),
         told_by_layer(net, x.shape),
     ):
         net(x)

@@ -1,9 +1,9 @@
 """Training: settings, the loop, what it keeps, and how a model is judged."""
 
-import ast
-import inspect
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common import arithmetic, data, machine, train, zoo
 from common import config as settings_of
+from common import data, machine, train, zoo
 from common.config import Config
 from common.train import Evaluation, evaluate, fit
 
@@ -57,6 +57,12 @@ def held_out(digits, config):
         ({"batch_size": 64.0}, "batch_size=64.0; expected a whole number"),
         ({"epochs": 5, "batch_size": ((-1, 32), (6, 64))}, "expected a whole number"),
         ({"seed": 2**43}, "less than 2\\*\\*43"),
+        ({"lr": "x"}, "lr='x'; expected a number"),
+        ({"lr": True}, "lr=True; expected a number"),
+        ({"optimizer": None}, "Unknown optimizer 'None'"),
+        ({"schedule": "multistep", "milestones": (4, 2)}, "rising epochs"),
+        ({"milestones": (0,)}, "milestones=\\(0,\\)"),
+        ({"nesterov": True, "momentum": 0}, "nesterov=True; expected False"),
         ({"lr": 0}, "lr=0"),
         ({"lr": -1e-3}, "lr=-0.001"),
         ({"lr": math.inf}, "lr=inf"),
@@ -124,7 +130,9 @@ def test_lenet_learns_the_digits(digits):
     assert frame.train_accuracy.iloc[-1] > 0.96
     assert frame.train_loss.is_monotonic_decreasing
     first = history.batch_losses[:18]  # 1,150 images in 18 batches
-    assert frame.train_loss[1] == pytest.approx(sum(first) / 18)
+    sizes = [64] * 17 + [62]
+    mean = sum(loss * n for loss, n in zip(first, sizes, strict=True)) / 1150
+    assert frame.train_loss[1] == pytest.approx(mean)
     assert history.train_seconds == pytest.approx(frame.seconds.sum())
     assert history.notes == []
     test = evaluate(model, data.Batches(digits, "test", 512, size=SIZE))
@@ -164,6 +172,7 @@ def test_steps_equal_a_plain_loop(digits, name, reference):
     config = short(
         optimizer=name, lr=1e-3, momentum=0.8, weight_decay=0.1, batch_size=256,
         schedule="multistep", milestones=(1,), label_smoothing=0.1, precision="fp32",
+        nesterov=name == "sgd",
     )  # fmt: skip
     model, plain = lenet(), lenet()
     history = fit(model, digits, config, show=False)
@@ -179,14 +188,137 @@ def test_steps_equal_a_plain_loop(digits, name, reference):
         for group in optimizer.param_groups:
             group["lr"] = (1e-3, 1e-4)[epoch]
         x, y = next(batches.epoch(epoch))
-        loss = cross_entropy(plain(x), y, label_smoothing=0.1)
+        logits = plain(x)
+        loss = cross_entropy(logits, y, label_smoothing=0.1)
+        plain_loss = cross_entropy(logits, y)  # what is written down: without smoothing
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(plain_loss.item())
     assert history.batch_losses == pytest.approx(losses, rel=1e-4)
     for (weight, value), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5, msg=weight)
+
+
+def test_the_training_loss_is_the_one_that_validation_reports(digits):
+    """On weights that hardly move: the mean over images, smoothing and batch sizes apart."""
+    config = short(
+        epochs=1, batch_size=((1, 100),), lr=1e-12, optimizer="sgd", label_smoothing=0.3,
+        train_images=250, precision="fp32",
+    )  # fmt: skip
+    model = lenet()
+    run = fit(model, digits, config, show=False)
+    ids, _ = data.split(len(digits.train), config.validation, config.seed)
+    batches = data.Batches(digits, "train", 77, indices=ids[:250], size=SIZE)
+    assert run.epochs[0]["train_loss"] == pytest.approx(evaluate(model, batches).loss, rel=1e-5)
+
+
+def test_what_a_training_leaves_behind(digits):
+    """Generator, threads, gradients' mode and hooks are the caller's, also after a failure."""
+
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.calls = lenet(), 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls > 3:
+                raise ZeroDivisionError("in the middle")
+            return self.net(x)
+
+    def state():
+        return torch.get_rng_state().tolist(), torch.get_num_threads(), torch.is_grad_enabled()
+
+    torch.manual_seed(123)
+    before = state()
+    model = lenet()
+    torch.manual_seed(123)
+    with torch.no_grad():
+        fit(model, digits, short(), show=False)
+        assert not torch.is_grad_enabled()
+    assert state() == before
+    broken = Fails()
+    torch.manual_seed(123)
+    with pytest.raises(ZeroDivisionError):
+        fit(broken, digits, short(), show=False)
+    assert state() == before
+    for net in (model, broken):
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+        assert not net.training
+
+
+def test_dropout_does_not_repeat_what_drew_the_weights(digits):
+    """The first masks of seed 0 come from another stream than torch.manual_seed(0)."""
+    seen = []
+
+    class Noise(nn.Module):
+        def forward(self, x):
+            if self.training:
+                seen.append(torch.rand(5))
+            return x
+
+    torch.manual_seed(0)
+    weights = torch.rand(5)
+    model = nn.Sequential(Noise(), lenet())
+    fit(model, digits, short(batch_size=256, train_images=256), show=False)
+    assert len(seen) == 2  # one batch an epoch
+    assert not torch.equal(seen[0], weights)
+    assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        (12, r"returns shape \(2, 12\).*num_classes=10"),
+        (1, "returns shape"),
+        (None, "returns a dict"),
+    ],
+)
+def test_wrong_outputs_are_refused_before_training(digits, outputs, words):
+    class Dict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(784, 10)
+
+        def forward(self, x):
+            return {"logits": self.layer(x.flatten(1))}
+
+    model = lenet(num_classes=outputs) if outputs and outputs > 1 else Dict()
+    if outputs == 1:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 1))
+    with pytest.raises(ValueError, match=words):
+        fit(model, digits, short(), show=False)
+
+
+def test_a_frozen_net_is_refused(digits):
+    model = lenet().requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        fit(model, digits, short(), show=False)
+
+
+def test_a_wrong_addition_is_told_as_torch_tells_it(digits):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3, stride=2)
+
+        def forward(self, x):
+            return self.conv(x) + x
+
+    model = nn.Sequential(Block(), nn.Flatten(), nn.Linear(4 * 28 * 28, 10))
+    words = r"layer '0' \(Block\) got \(2, 1, 28, 28\)\. The size of tensor a \(13\) must match"
+    with pytest.raises(ValueError, match=words) as error:
+        fit(model, digits, short(), show=False)
+    assert "pixels" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_torch_are_welcome():
+    config = Config(
+        seed=np.int64(3), lr=np.float64(0.1), epochs=torch.tensor(2), batch_size=[[1, 8], [1, 4]]
+    )
+    assert config == Config(seed=3, lr=0.1, epochs=2, batch_size=((1, 8), (1, 4)))
+    assert [type(v) for v in (config.seed, config.lr, config.epochs)] == [int, float, int]
 
 
 def test_auxiliary_classifiers_count_for_a_part():
@@ -327,30 +459,6 @@ def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
 
 # -------------------------------------------------------------------------- no waiting in the loop
 
-READERS = {"item", "tolist", "cpu", "numpy", "synchronize", "float", "int", "bool", "print"}
-
-
-def readers_in_batch_loop(source: str) -> list[str]:
-    """What is called in the loop over the batches that makes the CPU wait for the device."""
-    loops = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.For)]
-    (loop,) = [n for n in loops if "batches.epoch(epoch)" in ast.unparse(n.iter)]
-    calls = [n.func for part in loop.body for n in ast.walk(part) if isinstance(n, ast.Call)]
-    names = [f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls]
-    return [name for name in names if name in READERS]
-
-
-def test_nothing_is_read_back_in_the_batch_loop():
-    source = inspect.getsource(train)
-    assert readers_in_batch_loop(source) == []
-
-
-@pytest.mark.parametrize("reader", ["loss.item()", "loss.cpu()", "loss.tolist()", "float(loss)"])
-def test_a_reader_in_the_batch_loop_is_found(reader):
-    source = inspect.getsource(train)
-    assert "losses.append(loss.detach() * share)" in source
-    changed = source.replace("losses.append(loss.detach() * share)", f"losses.append({reader})")
-    assert len(readers_in_batch_loop(changed)) == 1
-
 
 class CountReads(TorchDispatchMode):
     """Counts the values read out of tensors, by whatever name: item, float, bool, if …"""
@@ -365,7 +473,10 @@ class CountReads(TorchDispatchMode):
 
 
 def test_reads_do_not_grow_with_the_batches(digits):
-    """Looks below the source: into the optimizer, the loss and the loader."""
+    """Looks below the source: into the optimizer, the loss and the loader.
+
+    Sixteen batches are one window, after which the losses are looked at.
+    """
 
     def reads(batch_size):
         config = short(epochs=1, batch_size=batch_size, augment=("crop", "flip", "colour"))
@@ -425,19 +536,20 @@ def test_images_too_small_name_the_layer(digits):
 
 
 def test_images_of_another_size_name_the_layer(digits):
-    with pytest.raises(ValueError, match=r"'fc1'.*256 values"):
+    with pytest.raises(ValueError, match=r"'fc1'.*cannot be multiplied"):
         fit(lenet(), digits, short(image_size=32), show=False)
 
 
 def test_wrong_channels_are_named(digits):
-    with pytest.raises(ValueError, match=r"'conv1'.*takes 3 channels.*in_channels=1"):
+    with pytest.raises(ValueError, match=r"'conv1'.*to have 3 channels, but got 1"):
         fit(lenet(in_channels=3), digits, short(), show=False)
 
 
 def test_non_finite_loss_ends_the_training(digits):
     history = fit(lenet(), digits, short(epochs=5, lr=1e3, optimizer="sgd"), show=False)
     assert len(history.epochs) < 5
-    assert "blown up" in history.notes[-1]
+    assert history.ended == "not finite"
+    assert re.search(r"in epoch 1, batch \d+, at a learning rate of 1e\+03; it first appears in 'conv1'", history.notes[-1])  # fmt: skip # noqa: E501
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(129, [64, 65]), (130, [64, 64, 2]), (1, [1])])
@@ -464,7 +576,7 @@ def test_depthwise_convolutions_train_in_fp32_beside_bf16():
     for layer in net:
         layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     x = torch.randn(2, 8, 6, 6)
-    with arithmetic.autocast(torch.device("cpu"), "bf16"):
+    with machine.autocast(torch.device("cpu"), "bf16"):
         net(x).float().sum().backward()
         with torch.no_grad():
             net(x)
