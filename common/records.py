@@ -305,6 +305,8 @@ def check(record: Record) -> None:
     """Raise ValueError where a record's values cannot be those of a run."""
     rows, sizes = record.history["epochs"], record.image_size
     sizes = sizes if isinstance(sizes, list) else [sizes]
+    if missing := {"epochs", "seed"} - record.config.keys():
+        raise ValueError(f"its config has no {', '.join(sorted(missing))}")
     settings = Config(**record.config)  # raises for what cannot be trained with
     for name, good in (
         ("test_accuracy", record.test_accuracy is None or 0 <= record.test_accuracy <= 1),

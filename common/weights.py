@@ -59,9 +59,11 @@ def from_file(path: Path) -> nn.Module:
     Raises ValueError, naming the file, where it is no such file, FileNotFoundError where none is.
     """
     about = metadata(path)
-    model = zoo.build(
-        about["network"], about["channels"], len(about["classes"]), **about["options"]
-    )
+    options = {  # a class, such as nn.ReLU, is written down by its name
+        key: getattr(nn, value, value) if isinstance(value, str) else value
+        for key, value in about["options"].items()
+    }
+    model = zoo.build(about["network"], about["channels"], len(about["classes"]), **options)
     load_into(model, path)
     model.about = about
     return model.eval()

@@ -1,19 +1,24 @@
 """The experiments: the tables follow the reports, and a table is performed once, whatever fails."""
 
-import json
+import dataclasses
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from common import data, experiments, machine, probe, records, reports, zoo
+from common import compare, data, experiments, machine, probe, records, zoo
 from common.__main__ import main
-from common.experiments import EXPERIMENTS, perform, runs_of
+from common.experiments import perform, plans, table_of
+
+NAMES = experiments.experiment_names()
+ALL = [(name, plan) for name in NAMES for plan in table_of(name)]
 
 
 @pytest.fixture(autouse=True)
-def digits_for_all(monkeypatch, tmp_path):
-    """Every set is the digits, in its own size; nothing is downloaded."""
+def no_network(monkeypatch, tmp_path):
+    """Nothing is downloaded; what is loaded is whatever comes last in the chain of sources."""
 
     def unreachable(*_):
         raise OSError("no network")
@@ -25,95 +30,113 @@ def digits_for_all(monkeypatch, tmp_path):
     (tmp_path / "results").mkdir()
 
 
-ALL = [(name, run) for name, table in EXPERIMENTS.items() for run in table]
+# ------------------------------------------------------------------------------------ the tables
 
 
-@pytest.mark.parametrize(("name", "run"), ALL, ids=[f"{name}-{run.name}" for name, run in ALL])
-def test_every_run_fits_its_network(name, run):
+@pytest.mark.parametrize(("name", "plan"), ALL, ids=[f"{name}-{plan.name}" for name, plan in ALL])
+def test_every_run_fits_its_network(name, plan):
     for profile in machine.PROFILES:
-        fitted = run.at(profile, None)
-        channels, size = 3 if run.dataset == "cifar10" else 1, fitted.config.image_size
-        model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **fitted.options)
+        fitted = plan.at(profile, None)
+        channels, size = 3 if plan.dataset == "cifar10" else 1, fitted.config.image_size
+        with torch.device("meta"):
+            model = fitted.build(channels, 10)
         probe.check_fits(model, (1, channels, size, size))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_two_runs_of_an_experiment_are_the_same(name):
     """In `smoke` they may be: there one epoch of every net has to do."""
     for profile in ("laptop", "full"):
-        runs = runs_of(name, profile)
-        assert len({run.name for run in runs}) == len(runs)
-        assert len({(run.model, str(run.options), run.config) for run in runs}) == len(runs)
+        found = plans(name, profile)
+        assert len({plan.name for plan in found}) == len(found)
 
 
-@pytest.mark.parametrize("result", reports.REPORTED, ids=lambda r: f"{r.report}-{r.model}")
-def test_every_reported_result_has_its_run_with_the_reports_settings(result):
-    table = EXPERIMENTS[result.experiment]
-    (run,) = [run for run in table if run.name == result.model and run.dataset == result.dataset]
-    if result.epochs is not None:
-        assert run.config.epochs == result.epochs
-        assert run.config.batch_size == result.batch_size
-    channels = 3 if run.dataset == "cifar10" else 1
-    model = zoo.build_on_meta(run.model, in_channels=channels, num_classes=10, **run.options)
-    assert sum(p.numel() for p in model.parameters()) == result.params
+@pytest.mark.parametrize(
+    "stated", compare.reports()["stated"], ids=lambda r: f"{r.report}-{r.name}"
+)
+def test_every_reported_result_has_its_run_with_the_reports_settings(stated):
+    found = [
+        plan
+        for plan in table_of(stated.experiment)
+        if (plan.network, plan.dataset) == (stated.network, stated.dataset)
+        and plan.label in (stated.label, "our recipe")  # report E states no settings
+    ]
+    (plan,) = found
+    assert (plan.label == "our recipe") == (stated.report == "E")
+    if stated.epochs is not None:
+        assert plan.config.epochs == stated.epochs
+        assert records.plain(plan.config.batch_size) == stated.batch_size or stated.report == "C"
+    with torch.device("meta"):
+        net = plan.build(3 if plan.dataset == "cifar10" else 1, 10)
+    assert sum(p.numel() for p in net.parameters()) == stated.params
 
 
 def test_settings_the_reports_print():
-    a = [run.config for run in EXPERIMENTS["report-a"] if not run.label]
+    a = [plan.config for plan in table_of("report-a") if not plan.label]
     assert len(a) == 7
     for config in a:
         assert (config.optimizer, config.lr, config.weight_decay) == ("adam", 1e-4, 1e-3)
-        assert (config.batch_size, config.patience) == (64, 3)
-    d = {run.name: run.config for run in EXPERIMENTS["report-d"]}
-    for config in d.values():
+        assert (config.batch_size, config.patience, config.epochs) == (64, 3, 5)
+    for plan in table_of("report-d"):
+        config = plan.config
         assert (config.optimizer, config.lr, config.seed) == ("adamw", 1e-3, 42)
-        assert config.batch_size == 128
-    last = EXPERIMENTS["report-c"][5].config
+        assert (config.batch_size, config.weight_decay) == (128, 0.01)  # AdamW's own decay
+    for plan in table_of("report-c"):
+        assert plan.config.optimizer == "adam" or plan.config.momentum == 0.9
+        assert not plan.config.nesterov
+    last = table_of("report-c")[5].config
     rates = [last.lr_at(epoch) for epoch in (0, 20, 40)]
     assert rates == pytest.approx([0.05, 0.005, 0.0005])
     assert [last.batch_size_at(epoch) for epoch in (0, 20, 40)] == [32, 128, 256]
 
 
-def test_the_course_is_one_recipe_for_eight_notebooks():
-    table = EXPERIMENTS["course"]
-    assert len({zoo.variants()[run.model][1] for run in table}) == 8
-    recipe = ("optimizer", "lr", "weight_decay", "schedule", "label_smoothing", "augment", "epochs")
-    assert len({tuple(getattr(run.config, key) for key in recipe) for run in table}) == 1
+@pytest.mark.parametrize("name", ["course", "cifar10"])
+def test_an_architecture_has_one_run_and_all_have_one_recipe(name):
+    table = table_of(name)
+    notebooks = [zoo.notebook_of(plan.network) for plan in table]
+    assert notebooks == list(dict.fromkeys(zoo.notebook_of(n) for n in zoo.names()))
+    recipe = ("optimizer", "weight_decay", "schedule", "label_smoothing", "augment", "epochs")
+    assert len({tuple(getattr(plan.config, key) for key in recipe) for plan in table}) == 1
+
+
+def test_photographs_are_not_enlarged_and_cost_at_most_40_million_mult_adds():
+    for plan in table_of("cifar10"):
+        row = zoo.variant(plan.network)
+        assert row.input_shape == (3, 32, 32)
+        assert plan.config.image_size == 32
+        assert row.mult_adds <= 40e6
+
+
+def test_each_rate_is_the_best_of_three_on_validation_images(monkeypatch):
+    """The rate in a notebook's row is the one that its recorded short trainings favour."""
+    monkeypatch.setattr(records, "RESULTS", machine.HOME / "results")
+    found = [r for r in records.read_all(yours=False)[0] if r.experiment == "cifar10-rates"]
+    assert all(record.test_accuracy is None for record in found)
+    for each in zoo.architectures().values():
+        tried = {r.config["lr"]: r.val_accuracy for r in found if r.network == each.photo}
+        if tried:
+            assert set(tried) == set(experiments.RATES)
+            assert tried[each.rate] == max(tried.values()), each.name
 
 
 def test_our_recipe_for_report_a_is_the_course_s_in_the_report_s_epochs():
-    course = EXPERIMENTS["course-mnist"][0].config
-    ours = [run for run in EXPERIMENTS["report-a"] if run.label]
-    reports = [run for run in EXPERIMENTS["report-a"] if not run.label]
-    assert [run.model for run in ours] == [run.model for run in reports if run.model != "lenet5_bn"]
-    for run in ours:
-        assert run.config.epochs == reports[0].config.epochs
+    course = table_of("course-mnist")[0].config
+    ours = [plan for plan in table_of("report-a") if plan.label]
+    theirs = [plan for plan in table_of("report-a") if not plan.label]
+    assert [p.network for p in ours] == [p.network for p in theirs if p.network != "lenet5_bn"]
+    for plan in ours:
+        assert plan.config.epochs == theirs[0].config.epochs
         for key in ("optimizer", "weight_decay", "schedule", "label_smoothing", "augment"):
-            assert getattr(run.config, key) == getattr(course, key), (run.name, key)
-        assert run.label == f"our recipe at {run.config.image_size} x {run.config.image_size}"
+            assert getattr(plan.config, key) == getattr(course, key), (plan.name, key)
+        assert plan.label == f"our recipe at {plan.config.image_size} x {plan.config.image_size}"
 
 
 def test_no_digit_is_mirrored():
-    for table in EXPERIMENTS.values():
-        for run in table:
-            assert run.dataset != "mnist" or "flip" not in run.config.augment, run.name
+    for _, plan in ALL:
+        assert plan.dataset != "mnist" or "flip" not in plan.config.augment, plan.name
 
 
-def test_settings_of_one_run(monkeypatch):
-    assert experiments.settings("report-d", "lenet5").epochs == 1
-    monkeypatch.setenv("CNN_PROFILE", "full")
-    for run in EXPERIMENTS["report-d"]:
-        assert experiments.settings("report-d", run.name) == run.config
-    with pytest.raises(ValueError, match="Unknown run in report-d 'lenet'"):
-        experiments.settings("report-d", "lenet")
-
-
-def test_lenet_computes_in_fp32_as_its_notebook_says():
-    """The notebook's runs are the experiments' own, so that they are recorded as one."""
-    for name, table in EXPERIMENTS.items():
-        for run in table:
-            expected = "fp32" if run.model.startswith("lenet5") else "auto"
-            assert run.config.precision == expected, (name, run.name)
+# ------------------------------------------------------------------------------------ performing
 
 
 def performed(name="report-d", only=("lenet5",), **options):
@@ -122,52 +145,53 @@ def performed(name="report-d", only=("lenet5",), **options):
     return found, said
 
 
+def kept() -> list[records.Record]:
+    return records.read_all()[0]
+
+
 def test_performs_records_and_skips():
     found, said = performed(seeds=[1, 2])
-    assert [(r["model"], r["seed"]) for r in found] == [
-        ("lenet5", 1),
-        ("lenet5 (at 54 x 54)", 1),
-        ("lenet5", 2),
-        ("lenet5 (at 54 x 54)", 2),
-    ]
-    assert {(r["experiment"], r["profile"], r["stand_in"]) for r in found} == {
-        ("report-d", "smoke", True)
-    }
+    assert len(found) == 4
+    assert sorted((r.label, r.seed) for r in kept()) == [
+        ("", 1), ("", 2), ("at 54 x 54", 1), ("at 54 x 54", 2),
+    ]  # fmt: skip
+    assert {(r.experiment, r.profile) for r in kept()} == {("report-d", "smoke")}
     assert sum("left, about" in line for line in said) == 3  # known from the second on
     again, said = performed(seeds=[1, 2, 3])
-    assert [r["seed"] for r in again] == [3, 3]
+    assert [run.config.seed for run in again] == [3, 3]
     assert sum(line.startswith("recorded already") for line in said) == 4
 
 
-def test_another_width_or_setting_is_not_recorded_yet():
-    (record, *_), _ = performed(seeds=[1])
-    record = json.loads(json.dumps(record))
-    (run, _) = runs_of("report-d", "smoke", [1], ["lenet5"])
-    assert experiments.recorded("report-d", run, "smoke", [record])
-    assert not experiments.recorded("report-d", run, "laptop", [record])
-    assert not experiments.recorded("report-d", run, "smoke", [record], source="another copy")
+def test_what_makes_a_run_another_one():
+    performed(seeds=[1])
+    record = next(r for r in kept() if not r.label)
+    (plan, _) = plans("report-d", "smoke", [1], ["lenet5"])
+    assert experiments.is_of(record, plan, "report-d", "smoke")
+    assert not experiments.is_of(record, plan, "report-d", "laptop")
+    assert not experiments.is_of(record, plan, "report-b", "smoke")
     for changed in (
-        replace(run, options={"image_size": 54}),  # more parameters
-        replace(run, config=replace(run.config, lr=0.1)),
-        replace(run, label="at night"),
+        replace(plan, options={"image_size": 54}),
+        replace(plan, options={"activation": torch.nn.ReLU}),  # of equal size
+        replace(plan, config=replace(plan.config, lr=0.1)),
+        replace(plan, label="at night"),
     ):
-        assert not experiments.recorded("report-d", changed, "smoke", [record])
+        assert not experiments.is_of(record, changed, "report-d", "smoke")
+    assert not experiments.is_of(dataclasses.replace(record, digest="x"), plan, "report-d", "smoke")
 
 
-def test_publishes_the_experiments_records_whenever_they_were_made(capsys):
-    performed(seeds=[5])
-    performed("report-a", ["lenet5_bn"])
-    (machine.runs_folder() / "records/damaged.json").write_text("{")
+def test_a_run_without_test_images_says_nothing_of_them():
+    _, said = performed("report-a-lr", seeds=[1])
+    assert len(kept()) == 3
+    assert all(record.test_accuracy is None for record in kept())
+    assert sum("judged by validation alone" in line for line in said) == 3
+    assert not list((machine.runs_folder() / "checkpoints").glob("*"))
+
+
+def test_smoke_runs_are_not_published(capsys):
     assert main(["experiment", "report-d", "--only", "lenet5", "--seeds", "5", "--save"]) == 0
-    kept = [records.read_record(path) for path in records.RESULTS.glob("*.json")]
-    assert [record["experiment"] for record in kept] == ["report-d"] * 2
-
-
-def test_what_the_command_line_trained_is_not_published():
-    words = ["train", "lenet5", "--dataset", "digits", "--epochs", "1", "--train-images", "100"]
-    assert main(words) == 0
-    assert len(list((machine.runs_folder() / "records").glob("*.json"))) == 1
-    records.publish()
+    out = capsys.readouterr().out
+    assert "[2/2] lenet5 (at 54 x 54), seed 5; 1 left, about" in out
+    assert out.count("it is not a result") == 2
     assert not list(records.RESULTS.glob("*.json"))
 
 
@@ -182,43 +206,46 @@ def test_goes_on_after_a_failure_and_names_it(monkeypatch):
     monkeypatch.setattr(zoo, "build", broken)
     said = []
     steps = perform("report-d", only=["lenet5"], say=said.append)
-    assert next(steps)["model"] == "lenet5 (at 54 x 54)"
+    assert next(steps).model.options == {"image_size": 54}
     with pytest.raises(RuntimeError, match=r"1 of 2 runs failed:\nlenet5, seed 42: LookupError"):
         next(steps)
     monkeypatch.setattr(zoo, "build", build)
     found, _ = performed()
-    assert [r["model"] for r in found] == ["lenet5"]  # the other one is recorded
+    assert [run.model.options for run in found] == [{}]  # the other one is recorded
 
 
-def test_a_stopped_run_goes_on_where_it_was(monkeypatch, capsys):
+def test_a_run_stopped_before_it_is_judged_goes_on_there(monkeypatch, capsys):
     class Stop(BaseException):
         pass
-
-    judge = records.judge
 
     def stop(*_, **__):
         raise Stop
 
-    monkeypatch.setattr(records, "judge", stop)
-    with pytest.raises(Stop):
-        performed()
-    files = list((machine.runs_folder() / "checkpoints").glob("*.pt"))
-    assert len(files) == 1
-    monkeypatch.setattr(records, "judge", judge)
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "judge", stop)
+        with pytest.raises(Stop):
+            performed()
+    folder: Path = machine.runs_folder() / "checkpoints"
+    assert len(list(folder.glob("*.pt"))) == 1
     performed()
     assert "Going on after epoch 1" in capsys.readouterr().out
-    assert not list((machine.runs_folder() / "checkpoints").glob("*.pt"))
+    assert not list(folder.glob("*"))
 
 
-def test_a_seed_gives_the_same_result():
+def test_a_seed_gives_the_same_result_whatever_ran_before():
     (first, _), _ = performed(seeds=[3])
     torch.manual_seed(1)
     data.load("digits")
     for path in (machine.runs_folder() / "records").glob("*.json"):
         path.unlink()
     (second, _), _ = performed(seeds=[3])
-    assert first["history"]["batch_losses"] == second["history"]["batch_losses"]
-    assert first["test_accuracy"] == second["test_accuracy"]
+    assert first.batch_losses == second.batch_losses
+
+
+def test_the_forecast():
+    assert experiments.forecast([10, 20], 0, 0.0) == "2 left, the time is known after the first"
+    assert experiments.forecast([60, 60], 60, 120.0) == "2 left, about 4 min at the speed so far"
+    assert experiments.forecast([1], 60, 120.0) == "1 left, about 1 min at the speed so far"
 
 
 @pytest.mark.parametrize(
@@ -234,18 +261,14 @@ def test_bad_arguments(capsys, words, message):
     assert message in capsys.readouterr().err
 
 
-def test_command_line(capsys):
+def test_the_list(capsys):
     assert main(["experiment", "list"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in EXPERIMENTS)
-    assert main(["experiment", "report-d", "--only", "lenet5", "--seeds", "5", "--save"]) == 0
-    out = capsys.readouterr().out
-    assert "[2/2] lenet5 (at 54 x 54), seed 5; 1 left, about" in out
-    assert len(list(records.RESULTS.glob("*.json"))) == 2
+    assert [re.split(r" +", line)[0] for line in listed.splitlines()] == list(NAMES)
 
 
 def test_seeds_and_profiles():
-    runs = runs_of("report-c", "laptop", [0, 1])
-    assert len(runs) == 2 * len(EXPERIMENTS["report-c"])
-    assert {run.config.train_images for run in runs} == {4_000}
-    assert runs_of("report-c", "full")[3].config.augment == ("flip",)
+    found = plans("report-c", "laptop", [0, 1])
+    assert len(found) == 2 * len(table_of("report-c"))
+    assert {plan.config.train_images for plan in found} == {4_000}
+    assert plans("report-c", "full")[3].config.augment == ("flip",)

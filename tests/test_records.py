@@ -1,40 +1,44 @@
-"""Records of runs: written whole, read with suspicion, counted once; and the table made of them."""
+"""Records of runs: written whole, read with suspicion, and never mistaken for one another."""
 
+import dataclasses
 import json
-import math
 import os
 import time
+from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
+from torch import nn
 
-from common import compare, data, machine, records, sources, zoo
-from common.train import Config, evaluate, fit
+from common import data, machine, records, zoo
+from common.config import Config
+from common.run import Run
+from common.train import evaluate, fit
 
 
 @pytest.fixture(scope="module")
-def run():
-    """One short training: (model, data, config, history, test)."""
-    digits = data.load("digits")
+def run() -> Run:
+    """One short training."""
     torch.manual_seed(0)
-    model = zoo.build("lenet5")
     config = Config(
-        epochs=3, batch_size=((1, 32), (2, 64)), lr=1, optimizer="sgd", image_size=28,
+        epochs=3, batch_size=((1, 32), (2, 64)), lr=1e-2, optimizer="sgd", image_size=28,
         train_images=100, seed=3,
     )  # fmt: skip
-    history = fit(model, digits, config, show=False)
-    test = evaluate(model, data.Batches(digits, "test", 512, size=28), history.precision)
-    return model, digits, config, history, test
+    return fit(zoo.build("lenet5", activation=nn.ReLU), data.load("digits"), config, show=False)
+
+
+@pytest.fixture(scope="module")
+def test_of_run(run):
+    return evaluate(run.model, data.Batches(run.data, "test", 512, size=28), run.precision)
 
 
 @pytest.fixture
-def record(run):
-    return records.make("lenet5", *run, experiment="a test")
+def record(run, test_of_run) -> records.Record:
+    return records.of(run, test_of_run, "a test", "at night")
 
 
 @pytest.fixture
-def results(tmp_path, monkeypatch):
+def results(tmp_path, monkeypatch) -> Path:
     """An empty folder in place of results/."""
     folder = tmp_path / "results"
     folder.mkdir()
@@ -42,287 +46,223 @@ def results(tmp_path, monkeypatch):
     return folder
 
 
-def yours():
+def yours() -> Path:
     return machine.runs_folder() / "records"
 
 
-def test_utilisation_is_of_the_rate_of_all_processes(run, monkeypatch):
-    monkeypatch.setattr(records, "rate_of", lambda precision, threads: 1e9)
-    monkeypatch.setattr(records.parallel, "ranks", lambda: 2)
-    record = records.make("lenet5", *run, experiment="a test")
-    forward = 89_856 + 154_624 + 30_840 + 10_164 + 850  # mult-adds of an image, biases included
-    assert record["mfu"] == pytest.approx(3 * forward * record["images_per_s"] / 2e9)
+def changed(record: records.Record, **values) -> records.Record:
+    return dataclasses.replace(record, **values)
 
 
-def test_a_record_says_what_was_run(run, record):
-    _, _, config, history, test = run
-    assert set(record) == {*records.FIELDS, *records.LATER}
-    expected = {
-        "model": "lenet5", "dataset": "digits", "source": "scikit-learn digits", "stand_in": False,
-        "experiment": "a test", "profile": machine.profile(), "image_size": 28,
-        "train_images": 100, "seed": 3, "epochs": 3, "batch_size": ((1, 32), (2, 64)),
-        "optimizer": "sgd", "lr": 1.0, "params": 44_426, "test_accuracy": test.accuracy,
-        "train_seconds": history.train_seconds, "precision": history.precision,
-        "commit": machine.commit(),
-    }  # fmt: skip
-    assert {key: record[key] for key in expected} == expected
-    assert 0 < record["mfu"] < 1
-    assert record["class_accuracy"] == dict(zip("0123456789", test.class_accuracy, strict=True))
-    assert record["images_per_s"] == pytest.approx(300 / history.train_seconds)
-    assert record["history"]["epochs"] == history.epochs
-    assert len(record["history"]["batch_losses"]) == 4 + 2 + 2
-    assert record["history"]["best_epoch"] == history.best_epoch
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert Config(**record["config"]) == config
-    assert record["mult_adds"] == 156 * 24 * 24 + 2416 * 8 * 8 + 257 * 120 + 121 * 84 + 85 * 10
+def test_a_record_says_what_was_run(run, record, test_of_run):
+    assert (record.network, record.label, record.name) == (
+        "lenet5",
+        "at night",
+        "lenet5 (at night)",
+    )
+    assert record.options == {"activation": "ReLU"}
+    assert record.digest == run.digest
+    assert record.config["batch_size"] == [[1, 32], [2, 64]]
+    assert (record.image_size, record.train_images, record.seed, record.epochs) == (28, 100, 3, 3)
+    assert record.params == 44_426
+    assert record.mult_adds == 286_334
+    assert record.test_accuracy == test_of_run.accuracy
+    assert record.val_accuracy == run.best["val_accuracy"]
+    assert record.class_accuracy["7"] == pytest.approx(test_of_run.class_accuracy[7])
+    wrong = (test_of_run.predictions != run.data.test.labels).nonzero().flatten().tolist()
+    assert {int(image) for image in record.errors} == set(wrong)
+    assert all(record.errors[str(i)] == int(test_of_run.predictions[i]) for i in wrong)
+    assert record.images_per_s == pytest.approx(3 * 100 / run.train_seconds)
 
 
 def test_round_trip(record, results):
-    path = records.save(record)
-    assert path.parent == yours()
-    back = records.read_record(path)
-    assert back == json.loads(json.dumps(record))  # tuples come back as lists
-    assert records.identity(back) == records.identity(record)
-    assert [Config(**back["config"]).batch_size_at(e) for e in range(3)] == [32, 64, 64]
-    table, problems = records.read_all()
+    path = records.save(record, results)
+    assert records.read(path) == record
+    content = path.read_text()
+    assert len(content.splitlines()) == len(records.FIELDS) + 2  # a field is one line
+    assert json.loads(content)["network"] == "lenet5"
+
+
+def test_every_recorded_run_is_readable_and_knows_its_net():
+    found, problems = records.read_all(yours=False)
     assert problems == []
-    assert table["test_accuracy"].tolist() == [record["test_accuracy"]]
-    assert list(table.columns) == [*records.FIELDS, *records.LATER, "origin"]
+    assert len(found) >= 86
+    for record in found:
+        assert record.digest, record.name
+        assert record.network in zoo.names()
+        assert record.profile != "smoke"
+        assert not record.stand_in
 
 
-def test_no_records_at_all(results):
-    table, problems = records.read_all()
-    assert (len(table), problems) == (0, [])
-    assert "test_accuracy" in table
-    assert len(compare.table()[0]) == 0
+def test_two_nets_of_one_size_are_two_runs(record, results):
+    """LeNet-5 with sigmoid and with ReLU: equal parameters, equal settings, two files."""
+    sigmoid = changed(record, digest="00000000", options={"activation": "Sigmoid"})
+    assert records.save(record, results) != records.save(sigmoid, results)
+    assert len(records.read_all()[0]) == 2
 
 
-def test_an_experiments_name_may_hold_anything(record):
-    path = records.save(record | {"experiment": 'ReLU/sigmoid: "..\\x"'})
-    assert path.parent == yours()
-    assert records.read_record(path)["experiment"] == 'ReLU/sigmoid: "..\\x"'
+@pytest.mark.parametrize(
+    ("field", "value", "same"),
+    [
+        ("digest", "12345678", False),
+        ("options", {"activation": "Tanh"}, False),
+        ("label", "by day", False),
+        ("source", "another copy", False),
+        ("train_images", 99, False),
+        ("profile", "laptop", False),
+        ("device", "a faster one", True),
+        ("train_seconds", 1.0, True),
+        ("test_accuracy", 0.5, True),
+        ("commit", "abc", True),
+    ],
+)
+def test_what_is_one_run_and_what_is_another(record, field, value, same):
+    assert (changed(record, **{field: value}).identity() == record.identity()) == same
+
+
+def test_yours_and_recorded_stand_apart(record, results):
+    """A reader's own run never takes the place of a recorded one."""
+    records.save(record, results)
+    records.save(changed(record, test_accuracy=0.1))
+    found, _ = records.read_all()
+    assert [(r.origin, r.test_accuracy) for r in found] == [
+        ("yours", 0.1),
+        ("recorded", record.test_accuracy),
+    ]
+    assert [r.origin for r in records.read_all(yours=False)[0]] == ["recorded"]
+
+
+def test_the_oldest_records_lack_what_came_later(record, results):
+    path = records.save(record, results)
+    values = json.loads(path.read_text())
+    del values["errors"]
+    path.write_text(json.dumps(values))
+    assert records.read(path).errors is None
+
+
+DAMAGE = [
+    ("network", 5), ("options", []), ("stand_in", 1), ("image_size", 0), ("image_size", True),
+    ("image_size", [0, 4]), ("params", 0), ("mult_adds", -1), ("train_images", 0),
+    ("test_accuracy", 1.5), ("test_accuracy", "high"), ("train_seconds", 0), ("images_per_s", -1),
+    ("peak_memory_bytes", -5), ("history", {}), ("history", {"epochs": []}),
+    ("history", {"epochs": [{"epoch": -1}], "best_epoch": 1}), ("config", {}),
+    ("config", {"epochs": 0}), ("config", {"unknown": 1}), ("versions", None), ("errors", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), DAMAGE, ids=lambda v: str(v)[:24])
+def test_a_damaged_field_is_named_and_the_record_left_out(record, results, field, value):
+    path = records.save(record, results)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {field: value}))
+    found, problems = records.read_all()
+    assert found == []
+    (problem,) = problems
+    assert path.name in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "5", '{"network": "x"}', "[" * 100_000, '{"params": ' + "9" * 400 + "}",
+     '{"train_seconds": NaN}'],
+    ids=lambda t: t[:12],
+)  # fmt: skip
+def test_what_is_not_a_record_is_named_and_left_out(record, results, text):
+    records.save(record, results)
+    (results / "odd.json").write_text(text)
+    found, problems = records.read_all()
+    assert len(found) == 1
+    assert [p for p in problems if p.startswith("odd.json")] == problems
+    assert len(problems) == 1
+
+
+def test_not_a_number_is_written_as_none(record, results):
+    rows = [row | {"val_loss": float("nan")} for row in record.history["epochs"]]
+    path = records.save(changed(record, history=record.history | {"epochs": rows}), results)
+    assert "NaN" not in path.read_text()
+    assert records.read(path).history["epochs"][0]["val_loss"] is None
 
 
 def test_writing_is_all_or_nothing(record, results, monkeypatch):
-    path = records.save(record)
-    before = path.read_bytes()
+    path = records.save(record, results)
 
-    def fail(*_):
-        raise OSError("the disk is full")
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="full"):
-            records.save(record | {"test_accuracy": 0.5})
-    assert path.read_bytes() == before
-    with pytest.raises(TypeError):
-        records.save(record | {"commit": object()})  # cannot be written as JSON
-    assert path.read_bytes() == before
-    table, problems = records.read_all()
-    assert (len(table), problems) == (1, [])
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device; .*MB free"):
+        records.save(record, results)
+    assert [p.name for p in results.iterdir()] == [path.name]
 
 
-def test_what_is_one_run_and_what_is_another(record):
-    same = records.identity(record)
-    for change in ({"train_seconds": 9.0}, {"device": "abacus"}, {"commit": "x"}, {"history": {}}):
-        assert records.identity(record | change) == same, change
-    for change in (
-        {"model": "lenet5_bn"}, {"dataset": "mnist"}, {"source": "MNIST files"},
-        {"experiment": "other"}, {"profile": "full"}, {"train_images": 99}, {"params": 1},
-        {"config": record["config"] | {"lr": 0.5}}, {"config": record["config"] | {"seed": 4}},
-    ):  # fmt: skip
-        assert records.identity(record | change) != same, change
+def test_a_name_may_hold_anything(record):
+    path = records.save(changed(record, label="ReLU/sigmoid: a * b"))
+    assert path.parent == yours()
+    assert records.read(path).label == "ReLU/sigmoid: a * b"
 
 
-def test_the_same_run_counts_once_and_yours_goes_first(record, results):
-    records.save(record | {"train_seconds": 1.0})
-    records.save(record | {"train_seconds": 2.0})  # a repetition replaces its file
-    assert len(list(yours().glob("*.json"))) == 1
-    records.save(record | {"train_seconds": 3.0}, results)
-    other = record | {"config": record["config"] | {"seed": 4}, "seed": 4}
-    records.save(other, results)
-    table, problems = records.read_all()
-    assert problems == []
-    assert table["train_seconds"].tolist() == [2.0, record["train_seconds"]]
-    assert table["origin"].tolist() == ["yours", "recorded"]
-    table, _ = records.read_all(yours=False)
-    assert set(table["train_seconds"]) == {3.0, record["train_seconds"]}
-    assert table["origin"].tolist() == ["recorded", "recorded"]
+# ------------------------------------------------------------------------------------- judging
 
 
-def damage(record):
-    """File name -> (content, what the reason must say)."""
-    older = {key: value for key, value in record.items() if key != "source"}
-    return {
-        "half.json": (json.dumps(record)[:200], "not readable JSON"),
-        "empty.json": ("", "not readable JSON"),
-        "list.json": ("[1, 2]", "expected a JSON object"),
-        "foreign.json": ('{"name": "settings"}', "has no 'model'"),
-        "older.json": (json.dumps(older), "has no 'source'.*older version"),
-        "text.json": (json.dumps(record | {"params": "many"}), "params is 'many'"),
-        "percent.json": (json.dumps(record | {"test_accuracy": 97.5}), r"97\.5 is not in 0 to 1"),
-        "nan.json": (json.dumps(record | {"test_accuracy": math.nan}), "nan is not in 0 to 1"),
-    }
+def test_judge_writes_the_record_and_removes_the_checkpoint(results):
+    config = Config(epochs=1, image_size=28, train_images=64)
+    run = fit(zoo.build("lenet5"), data.load("digits"), config, show=False, checkpoint=True)
+    assert run.checkpoint.path.exists()
+    test = records.judge(run, "a test")
+    (path,) = yours().glob("*.json")
+    assert records.read(path).test_accuracy == test.accuracy
+    assert not run.checkpoint.path.exists()
 
 
-def test_what_is_not_a_record_is_named_and_left_out(record, results):
-    good = records.save(record)
-    files = damage(record)
-    for name, (content, reason) in files.items():
-        (good.parent / name).write_text(content)
-        with pytest.raises(ValueError, match=f"{name}.*{reason}"):
-            records.read_record(good.parent / name)
-    (results / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    table, problems = records.read_all()
-    assert len(table) == 1
-    assert len(problems) == len(files) + 1
-    for name in (*files, "bytes.json"):
-        assert sum(problem.startswith(name) for problem in problems) == 1
+def test_a_class_of_one_s_own_gives_its_name(results):
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1))
+
+    config = Config(epochs=1, train_images=64)
+    records.judge(fit(Mine(), data.load("digits"), config, show=False), "a test")
+    (path,) = yours().glob("*.json")
+    assert records.read(path).network == "Mine"
 
 
-def test_judge_saves_the_run(run, results):
-    model, digits, config, history, expected = run
-    test, record = records.judge("lenet5", model, digits, config, history, experiment="judged")
-    assert torch.equal(test.confusion, expected.confusion)
-    table, _ = records.read_all()
-    assert table["experiment"].tolist() == ["judged"]
-    assert table["test_accuracy"].tolist() == [test.accuracy]
-    assert record["test_accuracy"] == test.accuracy
+def test_an_unfinished_training_is_not_judged(run):
+    stopped = dataclasses.replace(run, ended="")
+    with pytest.raises(ValueError, match="Only a finished training is judged"):
+        records.judge(stopped, "a test")
 
 
-def test_publish_copies_only_what_is_new(record, results):
-    old = records.save(record | {"experiment": "old"})
+# ------------------------------------------------------------------------------------ publishing
+
+
+def test_publish_copies_only_results(record, results):
+    whole = changed(record, profile="laptop", stand_in=False)
+    old = records.save(changed(whole, label="old"))
     os.utime(old, (1, 1))
-    since = time.time() - 60
-    new = records.save(record | {"experiment": "new"})
-    records.publish(since=since)
-    assert [p.name for p in results.iterdir()] == [new.name]
+    records.save(whole)
+    records.save(changed(whole, experiment="command line"))
+    records.save(changed(whole, profile="smoke", label="smoke"))
+    records.save(changed(whole, stand_in=True, label="sample"))
+    (yours() / "damaged.json").write_text("{")
+    left = records.publish(since=time.time() - 1000)
+    assert [records.read(path) for path in results.glob("*.json")] == [whole]
+    assert len(left) == 3
+    assert any("smoke run" in reason for reason in left)
+    records.publish(experiment="another")
+    assert len(list(results.glob("*.json"))) == 1
 
 
-# -------------------------------------------------------------------------------------- the table
+def test_weights_of_a_run_come_back(run, results):
+    from common import weights
 
-
-def with_seed(record, seed, accuracy):
-    config = record["config"] | {"seed": seed}
-    return record | {"seed": seed, "config": config, "test_accuracy": accuracy}
-
-
-def test_runs_that_differ_in_their_seed_are_one_row(record, results):
-    for seed, accuracy in enumerate((0.90, 0.92, 0.97)):
-        records.save(with_seed(record, seed, accuracy))
-    slower = record["config"] | {"lr": 0.5}
-    records.save(with_seed(record | {"config": slower}, 0, 0.5))
-    table, problems = compare.table()
-    assert problems == []
-    assert table["accuracy"].tolist() == pytest.approx([93, 50])  # best first
-    assert table["n"].tolist() == [3, 1]
-    assert table["std"][0] == pytest.approx(3.6055513)
-    assert math.isnan(table["std"][1])  # one run has no spread
-    assert table["seconds_an_epoch"][0] == pytest.approx(record["train_seconds"] / 3)
-
-
-def test_a_reports_figure_stands_beside_the_same_experiment_only(record, results):
-    same = record | {"dataset": "mnist", "experiment": "report-d"}
-    records.save(same)
-    records.save(same | {"experiment": "other"})
-    records.save(same | {"source": "scikit-learn digits (stand-in)", "stand_in": True})
-    table, _ = compare.table()
-    reported = {(r.experiment, r.source): r.report for r in table.itertuples()}
-    assert reported.pop(("report-d", record["source"])) == 97.44
-    assert len(reported) == 2
-    assert all(map(math.isnan, reported.values()))
-
-
-def test_beside_a_reports_figure_stand_the_same_run_and_our_best(record, results):
-    same = record | {"dataset": "mnist", "experiment": "report-d", "profile": "full"}
-    records.save(same | {"test_accuracy": 0.97})
-    records.save(same | {"test_accuracy": 0.95, "profile": "laptop"})
-    records.save(same | {"test_accuracy": 0.98, "model": "lenet5 (at 54 x 54)"})
-    records.save(same | {"test_accuracy": 0.99, "model": "vgg11 (our recipe at 32 x 32)"})
-    records.save(same | {"test_accuracy": 0.999, "dataset": "fashion_mnist"})
-    beside = compare.beside_reports(compare.table()[0])
-    found = beside[beside["model"] == "lenet5"].set_index("profile")
-    assert found["ours"].to_dict() == pytest.approx({"full": 97, "laptop": 95})
-    assert found["stated"].tolist() == [97.44, 97.44]
-    assert found["origin"].tolist() == ["yours", "yours"]
-    assert set(found["by"]) == {"report-d, lenet5 (at 54 x 54), full, yours"}
-    vgg = beside[beside["model"] == "vgg11"].squeeze()
-    assert math.isnan(vgg["ours"])
-    assert vgg["best"] == pytest.approx(99)
-    assert beside[beside["dataset"] == "cifar10"]["best"].isna().all()
-    assert list(dict.fromkeys(beside["model"])) == list(
-        dict.fromkeys(result.model for result in compare.reports.REPORTED)
-    )
-
-
-def test_under_report_e_s_classes_stands_our_best_run_of_the_net(record, results):
-    shares = dict(zip(sources.KNOWN["cifar10"].classes, [0.5, *[0.25] * 9], strict=True))
-    cifar = record | {"dataset": "cifar10", "model": "densenet_cifar"}
-    backwards = dict(reversed(shares.items()))  # the names count, not their order
-    records.save(cifar | {"test_accuracy": 0.3, "source": "JPEG", "class_accuracy": backwards})
-    worse = dict.fromkeys(shares, 0.1)
-    records.save(with_seed(cifar | {"source": "JPEG", "class_accuracy": worse}, 1, 0.1))
-    records.save(record | {"model": "densenet_cifar"})  # of another data set
-    found = compare.classes_beside_report_e(records.read_all()[0])
-    ours = f"densenet_cifar, JPEG, {record['profile']}, yours"
-    assert list(found.index) == ["resnet18_cifar, report E", "densenet_cifar, report E", ours]
-    assert found["airplane"].tolist() == [93, 96, 50]
-    assert found["truck"].tolist() == [96, 96, 25]
-
-
-def test_the_reports_figures_stand_alone_without_runs(results):
-    beside = compare.beside_reports(compare.table()[0])
-    assert len(beside) == len(compare.reports.REPORTED)
-    assert beside[["ours", "best", "by"]].isna().all(axis=None)
-
-
-def test_errors_are_the_images_taken_for_something_else(run, record):
-    _, digits, _, _, test = run
-    assert len(record["errors"]) == round((1 - test.accuracy) * len(digits.test))
-    for image, answer in record["errors"].items():
-        assert answer == test.predictions[int(image)] != digits.test.labels[int(image)]
-
-
-def test_the_hardest_images(record):
-    runs = pd.DataFrame(
-        [
-            {"model": "a", "test_accuracy": 0.9, "errors": {"7": 1, "3": 2}},
-            {"model": "a", "test_accuracy": 0.8, "errors": {"9": 5}},  # not the best of its model
-            {"model": "b", "test_accuracy": 0.7, "errors": {"7": 1}},
-            {"model": "c", "test_accuracy": 0.7, "errors": {"7": 4}},
-            {"model": "d", "test_accuracy": 0.7, "errors": None},  # an old record
-        ]
-    )
-    assert compare.hardest(runs).to_dict("records") == [
-        {"image": 7, "wrong": 3, "taken_for": 1, "of": 3},
-        {"image": 3, "wrong": 1, "taken_for": 2, "of": 3},
-    ]
-    assert len(compare.hardest(runs.drop(columns="errors").assign(errors=None))) == 0
-
-
-def test_the_leaderboard_keeps_ours_and_the_reports_apart(record, results):
-    records.save(record)
-    records.save(record | {"model": "lenet5 (at 54 x 54)"})
-    records.save(record | {"model": "my own net"})
-    board = compare.leaderboard(compare.table()[0])
-    ours = board[board["origin"] == "yours"].set_index("model")
-    assert len(board) == len(ours) + len(compare.reports.REPORTED)
-    assert ours.loc["lenet5", ["year", "depth", "field"]].tolist() == [1998, 5, 16]
-    assert ours.loc["lenet5 (at 54 x 54)", "year"] == 1998
-    assert math.isnan(ours.loc["my own net", "year"])
-    stated = board[board["origin"] == "report A"].set_index("model")
-    assert stated.loc["vgg19", "seconds_an_epoch"] == pytest.approx(661.17 / 5)
-    assert stated.loc["lenet5_bn", "mult_adds"] == pytest.approx(27.08e6 / 64)
-    assert board["accuracy"].is_monotonic_decreasing
-    assert compare.leaderboard(compare.table()[0], by="params")["params"].is_monotonic_increasing
-    with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
-        compare.leaderboard(compare.table()[0], by="acuracy")
-
-
-def test_the_pareto_front():
-    frame = pd.DataFrame({"params": [1, 2, 2, 3, 4], "accuracy": [90, 95, 94, 95, 99]})
-    assert compare.pareto(frame, "params").tolist() == [True, True, False, False, True]
-
-
-def test_labels_are_told_apart():
-    assert compare.distinct(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+    path = records.keep_weights(run, 0.5)
+    net = weights.from_file(path)
+    assert net.about["accuracy"] == 0.5
+    assert net.about["classes"] == list("0123456789")
+    assert not net.training
+    x = torch.randn(3, 1, 28, 28)
+    run.model.eval()
+    assert torch.equal(net(x), run.model(x)) or net.about["options"] != {}

@@ -1,0 +1,186 @@
+"""The comparison: means of what belongs together, tests on pairs, what stands beside a report."""
+
+import dataclasses
+import math
+from itertools import product
+
+import pandas as pd
+import pytest
+
+from common import compare, experiments, records, zoo
+from common.records import Record
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    """A recorded run: LeNet-5 with batch normalisation on MNIST."""
+    found, _ = records.read_all(yours=False)
+    return next(r for r in found if r.network == "lenet5_bn" and r.errors and r.dataset == "mnist")
+
+
+def like(record: Record, seed: int = 0, **values) -> Record:
+    return dataclasses.replace(record, config=record.config | {"seed": seed}, **values)
+
+
+def test_runs_that_differ_in_their_seed_are_one_row(record):
+    runs = [like(record, seed, test_accuracy=a) for seed, a in ((0, 0.90), (1, 0.94), (2, 0.92))]
+    (row,) = compare.grouped(runs).itertuples()
+    assert (row.accuracy, row.spread, row.n) == pytest.approx((92, 2, 3))
+    assert row.error == pytest.approx(100 * math.sqrt(0.92 * 0.08 / 10_000))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"digest": "00000000"}, {"options": {"dropout": 0.9}}, {"label": "x"}, {"origin": "yours"},
+        {"device": "a GPU"}, {"precision": "bf16"}, {"source": "a copy"}, {"train_images": 5},
+        {"profile": "full"}, {"experiment": "another"},
+    ],
+    ids=lambda o: next(iter(o)),
+)  # fmt: skip
+def test_runs_that_differ_in_anything_else_are_not(record, other):
+    runs = [like(record, 0, profile="laptop"), like(record, 1, **({"profile": "laptop"} | other))]
+    assert compare.grouped(runs)["n"].tolist() == [1, 1]
+
+
+def test_settings_keep_runs_apart(record):
+    warm = dataclasses.replace(record, config=record.config | {"lr": 0.5, "seed": 1})
+    assert len(compare.grouped([record, warm])) == 2
+
+
+def test_the_best_is_chosen_on_validation_images(record):
+    """A run that is luckier on the test images does not become the best by that."""
+
+    def with_validation(value: float, **values) -> Record:
+        rows = [dict(row, val_accuracy=value) for row in record.history["epochs"]]
+        return like(record, history=record.history | {"epochs": rows}, **values)
+
+    lucky = with_validation(0.80, test_accuracy=0.99, label="lucky")
+    sound = with_validation(0.90, test_accuracy=0.95, label="sound")
+    unjudged = with_validation(0.99, test_accuracy=None, label="unjudged")
+    frame = compare.grouped([lucky, sound, unjudged])
+    assert frame["label"].tolist() == ["unjudged", "sound", "lucky"]
+    assert compare.best(frame, ["network", "dataset"])["label"].tolist() == ["sound"]
+
+
+def test_no_runs_at_all():
+    assert compare.grouped([]).empty
+    assert compare.leaderboard([]).empty
+    assert compare.beside_reports([])["reproduced"].isna().all()
+    assert compare.hardest([]).empty
+
+
+def test_leaderboard(record):
+    photo = zoo.architectures()["lenet"].photo
+    row = zoo.variant(photo)
+    run = like(record, network=photo, experiment="cifar10", dataset="cifar10", params=row.params)
+    board = compare.leaderboard([run, like(record, experiment="elsewhere")])
+    (found,) = board.itertuples()
+    assert (found.architecture, found.network, found.year) == ("LeNet-5", photo, 1998)
+    assert (found.depth, found.params, found.n) == (5, 62_050, 1)
+    assert found.accuracy == pytest.approx(100 * record.test_accuracy)
+    assert "LeNet-5 (`lenet5_cifar`) | 1998 | 5 | 62,050" in compare.markdown_board(board)
+
+
+def test_a_network_that_the_zoo_does_not_have(record):
+    assert compare.facts("Mine")["year"] is None
+    mine = like(record, network="Mine", experiment="cifar10")
+    assert compare.leaderboard([mine])["architecture"].tolist() == ["Mine"]
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "expected"),
+    [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 2**5), (1, 9, 2 * 11 / 2**10), (10, 30, 0.00222)],
+)
+def test_mcnemar_by_hand(record, only_a, only_b, expected):
+    both = {str(i): 0 for i in range(1000, 1050)}
+    a = like(record, errors=both | {str(i): 0 for i in range(only_a)})
+    b = like(record, errors=both | {str(100 + i): 0 for i in range(only_b)})
+    assert compare.mcnemar(a, b) == pytest.approx(expected, rel=0.01)
+    assert compare.mcnemar(b, a) == compare.mcnemar(a, b)
+
+
+def test_mcnemar_needs_the_errors(record):
+    with pytest.raises(ValueError, match="does not say which images"):
+        compare.mcnemar(record, like(record, errors=None))
+
+
+def test_the_hardest_images(record):
+    answers = {"a": {"1": 3, "2": 5}, "b": {"1": 3, "4": 0}, "c": {"1": 7, "2": 5}}
+    runs = [like(record, network=name, errors=errors) for name, errors in answers.items()]
+    runs.append(like(record, network="old", errors=None))
+    hard = compare.hardest(runs, most=2)
+    assert hard[["image", "wrong", "taken_for", "of"]].values.tolist() == [
+        [1, 3, 3, 3],
+        [2, 2, 5, 3],
+    ]
+    assert hard.attrs["tied"] == 1
+
+
+def brute_force(costs, accuracies) -> list[bool]:
+    points = list(zip(costs, accuracies, strict=True))
+    return [
+        not any(c <= cost and a >= acc and (c, a) != (cost, acc) for c, a in points)
+        for cost, acc in points
+    ]
+
+
+def test_the_pareto_front():
+    for accuracies in product((90, 91, 92), repeat=4):
+        frame = pd.DataFrame({"params": [1, 2, 2, 3], "accuracy": accuracies})
+        expected = brute_force(frame["params"], frame["accuracy"])
+        assert compare.pareto(frame, "params").tolist() == expected
+
+
+# ---------------------------------------------------------------------------- beside the reports
+
+
+def of_plan(record: Record, plan, **values) -> Record:
+    """A record of a plan at its full size."""
+    return dataclasses.replace(
+        record, network=plan.network, label=plan.label, options=records.plain(plan.options),
+        digest=experiments.structure_of(plan), dataset=plan.dataset, profile="full",
+        config=records.as_json(plan.config), **values,
+    )  # fmt: skip
+
+
+def test_only_a_run_by_the_report_s_settings_reproduces_it(record):
+    plan = experiments.table_of("report-d")[0]
+    exact = of_plan(record, plan, experiment="report-d", test_accuracy=0.975)
+    short = dataclasses.replace(exact, profile="laptop", test_accuracy=0.99)
+    other = dataclasses.replace(exact, config=exact.config | {"lr": 0.5}, test_accuracy=0.98)
+    stated = compare.beside_reports([short, other]).set_index(["report", "network"])
+    assert math.isnan(stated.loc[("D", "lenet5"), "reproduced"])
+    assert stated.loc[("D", "lenet5"), "stated"] == 97.44
+    beside = compare.beside_reports([short, other, exact]).set_index(["report", "network"])
+    assert beside.loc[("D", "lenet5"), "reproduced"] == pytest.approx(97.5)
+    assert math.isnan(beside.loc[("D", "mobilenet"), "ours"])
+
+
+def test_another_seed_of_the_report_s_settings_counts(record):
+    plan = experiments.table_of("report-d")[0].at("full", 7)
+    exact = of_plan(record, plan, experiment="report-d")
+    assert not math.isnan(
+        compare.beside_reports([exact]).set_index("network").loc["lenet5", "reproduced"]
+    )
+
+
+def test_report_e_s_classes(record):
+    run = like(
+        record, network="resnet18_cifar", dataset="cifar10",
+        class_accuracy={"cat": 0.5, "airplane": 0.75},
+    )  # fmt: skip
+    table = compare.classes_beside_report_e([run])
+    assert table.index[0] == "resnet18_cifar, report E"
+    assert table.iloc[0]["automobile"] == 100
+    assert table.iloc[1]["cat"] == 50
+    assert table.iloc[1]["airplane"] == 75
+    means = {name: sum(values) / 10 for name, values in compare.reports()["class_accuracy"].items()}
+    assert means == pytest.approx({"resnet18_cifar": 91.7, "densenet_cifar": 92.5})
+
+
+def test_the_stated_figures_are_the_reports():
+    stated = compare.reports()["stated"]
+    assert len(stated) == 21
+    assert sum(r.seconds for r in stated if r.report == "A") == pytest.approx(1597, abs=1)
+    assert sum(r.seconds or 0 for r in stated if r.report == "D") == pytest.approx(3122, abs=1)
