@@ -89,7 +89,7 @@ def train_network(
         strict: fail rather than use a sample in place of a missing set.
         json: print the run's record as JSON.
     """
-    from common import data, ddp, experiments, records, zoo
+    from common import data, ddp, perform, records, zoo
     from common import weights as files
 
     # What costs nothing goes first: a wrong name or number must not wait for a download.
@@ -109,9 +109,7 @@ def train_network(
     with ddp.joined():
         with ddp.first_alone():  # the others find what it downloads
             images = data.load(dataset, strict=strict)
-        run, test = experiments.train_and_judge(
-            build, images, config, "command line", show=not json
-        )
+        run, test = perform.train_and_judge(build, images, config, "command line", show=not json)
         if ddp.rank() > 0:
             return 0
     if test is None:
@@ -146,7 +144,7 @@ def run_experiment(
         only: networks (default: all).
         save: also copy records to results/.
     """
-    from common import compare, experiments, records
+    from common import compare, experiments, perform, records
 
     if profile:
         os.environ["CNN_PROFILE"] = profile
@@ -159,7 +157,7 @@ def run_experiment(
     machine.runs_folder()
     print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
     try:
-        for _ in experiments.perform(name, seeds=list(seeds), only=list(only)):
+        for _ in perform.perform(name, seeds=list(seeds), only=list(only)):
             if save:
                 records.publish(experiment=name)
     finally:

@@ -41,7 +41,7 @@ class Store:
         self.locked = False
         if where is None or where is False:
             return
-        self.task = describe(run)
+        self.task = task_of(run)
         name = f"{type(run.model).__name__}-{run.data.name}-{digest(repr(self.task).encode())}.pt"
         self.path = (
             machine.runs_folder() / "checkpoints" / machine.file_name(name)
@@ -171,7 +171,7 @@ def read_checked(path: Path) -> dict:
 # ----------------------------------------------------------------------- what a training is of
 
 
-def describe(run: "Run") -> dict:
+def task_of(run: "Run") -> dict:
     """What must be the same for a training to go on: net, images, settings, arithmetic."""
     images = run.data.train
     content = images.images.numpy().tobytes() + images.labels.numpy().tobytes()

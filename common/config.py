@@ -56,7 +56,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):  # numbers of numpy and torch become Python's, lists tuples
-            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+            object.__setattr__(self, field.name, in_python(getattr(self, field.name)))
         for name, valid in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
@@ -151,7 +151,7 @@ class Config:
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def plain(value):
+def in_python(value):
     """The same value in Python's own types: numbers of numpy and torch, tuples for lists."""
     if isinstance(value, (list, tuple)):
         return tuple(map(plain, value))

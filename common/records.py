@@ -179,7 +179,7 @@ def keep_weights(run: Run, accuracy: float | None, half: bool = False) -> Path:
         "seed": run.config.seed,
     }
     path = weights_file(run)
-    weights.save(run.model, path, about, half)
+    weights.write(run.model, path, about, half)
     return path
 
 
@@ -276,7 +276,7 @@ def read(path: Path) -> Record:
             raise ValueError(f"{path.name}: {name} is {str(value)[:40]!r}, expected {kind}.")
     record = Record(**{name: found[name] for name in FIELDS})
     try:
-        check(record)
+        check_values(record)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{path.name} has no whole history or settings ({error!r}).") from error
     except ValueError as error:
@@ -301,7 +301,7 @@ def fits(value, kind) -> bool:
     return isinstance(value, kinds)
 
 
-def check(record: Record) -> None:
+def check_values(record: Record) -> None:
     """Raise ValueError where a record's values cannot be those of a run."""
     rows, sizes = record.history["epochs"], record.image_size
     sizes = sizes if isinstance(sizes, list) else [sizes]

@@ -54,7 +54,7 @@ def trained(name: str) -> nn.Module:
 
 
 def from_file(path: Path) -> nn.Module:
-    """The network in a file that `save` wrote, in evaluation mode; see `trained`.
+    """The network in a file that `write` wrote, in evaluation mode; see `trained`.
 
     Raises ValueError, naming the file, where it is no such file, FileNotFoundError where none is.
     """
@@ -108,7 +108,7 @@ def load_into(model: nn.Module, path: Path) -> None:
     model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
 
-def save(model: nn.Module, path: Path, about: dict, half: bool = False) -> None:
+def write(model: nn.Module, path: Path, about: dict, half: bool = False) -> None:
     """Write a model's weights, and what there is to say `about` them, whole or not at all.
 
     With `half`, in fp16. Raises OSError where that fails, ValueError where a value does not fit.

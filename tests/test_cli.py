@@ -1,25 +1,18 @@
 """The command line: what it prints, and its exit codes."""
 
+import dataclasses
 import json
-import pkgutil
-import statistics
 import subprocess
 import sys
-import time
 
 import pytest
+import torch
 
-import common
-from common import data, machine, records, zoo
+from common import data, machine, records, weights, zoo
 from common.__main__ import main
+from common.config import Config
 
 QUICK = ["--dataset", "digits", "--epochs", "1", "--train-images", "128"]
-FIELDS = [
-    "model", "dataset", "source", "experiment", "profile", "image_size", "train_images", "seed",
-    "epochs", "batch_size", "optimizer", "lr", "params", "history", "test_accuracy",
-    "class_accuracy", "train_seconds", "images_per_s", "peak_memory_bytes", "device", "precision",
-    "versions", "commit",
-]  # fmt: skip
 
 
 def test_list_as_json(capsys):
@@ -46,38 +39,84 @@ def test_list_as_json(capsys):
     }
 
 
-def test_list_for_people(capsys, monkeypatch):
-    lenets = {name: zoo.variants()[name] for name in ("lenet5", "lenet5_bn")}
-    monkeypatch.setattr(zoo, "variants", lambda: lenets)  # all of them is the test above
+def test_list_for_people(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    assert len(out.splitlines()) == 3
+    assert len(out.splitlines()) == 1 + len(zoo.names())
     assert "44,426" in out
     assert "1x28x28" in out
 
 
 def test_train_prints_its_record(capsys):
     arguments = ["--batch-size", "32", "--lr", "0.002", "--seed", "5", "--optimizer", "adamw"]
+    arguments += ["--augment", "crop", "flip", "--label-smoothing", "0.1", "--validation", "0.3"]
     assert main(["train", "lenet5", *QUICK, *arguments, "--json"]) == 0
     out, err = capsys.readouterr()
     record = json.loads(out)  # one JSON document and nothing else
     assert "batch/s" not in err  # no progress bar in a log
-    assert set(FIELDS) <= set(record)
-    for key, kind in records.FIELDS.items():
-        assert isinstance(record[key], kind), key
+    assert set(record) == set(records.FIELDS)
     expected = {
-        "model": "lenet5", "dataset": "digits", "source": "scikit-learn digits", "image_size": 28,
-        "train_images": 128, "seed": 5, "epochs": 1, "batch_size": 32, "optimizer": "adamw",
-        "lr": 0.002, "params": 44_426, "stand_in": False,
+        "network": "lenet5", "dataset": "digits", "source": "scikit-learn digits",
+        "image_size": 28, "train_images": 128, "params": 44_426, "stand_in": False,
+        "experiment": "command line",
     }  # fmt: skip
     assert {key: record[key] for key in expected} == expected
+    settings = {"seed": 5, "batch_size": 32, "optimizer": "adamw", "lr": 0.002, "validation": 0.3}
+    settings |= {"augment": ["crop", "flip"], "label_smoothing": 0.1, "epochs": 1}
+    assert {key: record["config"][key] for key in settings} == settings
     assert 0 <= record["test_accuracy"] <= 1
     assert list(record["class_accuracy"]) == list("0123456789")
-    assert len(record["history"]["epochs"]) == 1
     assert len(record["history"]["batch_losses"]) == 4
-    assert record["train_seconds"] > 0
     (path,) = (machine.runs_folder() / "records").glob("*.json")
-    assert records.read_record(path) == record
+    assert records.read(path).test_accuracy == record["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--schedule", "multistep", "--milestones", "1", "2"], {"milestones": [1, 2]}),
+        (["--batch-size", "1", "32", "2", "64"], {"batch_size": [[1, 32], [2, 64]]}),
+        (["--optimizer", "sgd", "--momentum", "0.5", "--nesterov"], {"nesterov": True}),
+        (["--patience", "1"], {"patience": 1}),
+    ],
+)
+def test_every_setting_can_be_given(capsys, words, expected):
+    quick = [*QUICK[:2], "--epochs", "3", "--train-images", "64"]
+    assert main(["train", "lenet5", *quick, *words, "--json"]) == 0
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert {key: config[key] for key in expected} == expected
+
+
+def test_weights_are_kept_and_gone_on_from(capsys):
+    assert main(["train", "lenet5", *QUICK]) == 0
+    (kept,) = (machine.runs_folder() / "weights").glob("*.safetensors")
+    assert str(kept) in capsys.readouterr().out
+    words = ["train", "lenet5", *QUICK, "--seed", "1", "--lr", "1e-12", "--optimizer", "sgd"]
+    assert main([*words, "--weights", str(kept)]) == 0
+    first, second = (
+        weights.from_file(kept.with_name(f"lenet5-digits-{seed}.safetensors")) for seed in (0, 1)
+    )
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "is not there"), (b"hello", "no weights file"), (b"", "no weights file")],
+)
+def test_bad_weights_are_exit_code_2(capsys, tmp_path, content, words):
+    file = tmp_path / "some.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["train", "lenet5", *QUICK, "--weights", str(file)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_weights_of_another_network_are_refused(capsys):
+    assert main(["train", "lenet5", *QUICK]) == 0
+    (kept,) = (machine.runs_folder() / "weights").glob("*.safetensors")
+    assert main(["train", "lenet5_bn", *QUICK, "--weights", str(kept)]) == 2
+    assert "is of another network" in capsys.readouterr().err
 
 
 def test_train_for_people(capsys):
@@ -102,13 +141,7 @@ def test_train_depends_on_its_seed_alone(capsys):
     [
         (["lenet6", "--dataset", "digits"], "Did you mean 'lenet5'?"),
         (["lenet5", "--dataset", "diggits"], "Did you mean 'digits'?"),
-        (["lenet5", *QUICK, "--epochs", "0"], "epochs=0"),
-        (["lenet5", *QUICK, "--batch-size", "0"], "batch_size=0"),
-        (["lenet5", *QUICK, "--lr", "-1"], "lr=-1.0"),
-        (["lenet5", *QUICK, "--optimizer", "sdg"], "Did you mean 'sgd'?"),
         (["lenet5", *QUICK, "--image-size", "8"], "'conv2'"),
-        (["lenet5", *QUICK, "--image-size", "0"], "image_size=0"),
-        (["lenet5", *QUICK, "--precision", "fp8"], "Unknown precision 'fp8'"),
     ],
 )
 def test_a_wrong_argument_is_exit_code_2(capsys, arguments, message):
@@ -117,13 +150,40 @@ def test_a_wrong_argument_is_exit_code_2(capsys, arguments, message):
     assert out == ""
     assert err.startswith("python -m common train: ")
     assert message in err
+    assert "Traceback" not in err
     assert not (machine.runs_folder() / "records").exists()
 
 
 def test_a_wrong_name_does_not_wait_for_the_data(capsys, monkeypatch):
     monkeypatch.setattr(data, "load", lambda *_, **__: pytest.fail("the data were loaded"))
     assert main(["train", "lenet6"]) == 2
-    assert main(["train", "lenet5", "--lr", "0"]) == 2
+    assert main(["train", "lenet5", "--weights", "no.safetensors"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "0"], "epochs=0"),
+        (["--batch-size", "0"], "batch_size=0"),
+        (["--lr=-1"], "lr=-1.0"),
+        (["--optimizer", "sdg"], "Did you mean 'sgd'"),
+        (["--image-size", "0"], "image_size=0"),
+        (["--precision", "fp8"], "Unknown precision 'fp8'"),
+        (["--schedule", "multistep"], "needs milestones"),
+        (["--epochs", "x"], "x"),
+        (["--nonsense"], "nonsense"),
+    ],
+)
+def test_a_wrong_setting_is_exit_code_2(capsys, words, message):
+    try:
+        code = main(["train", "lenet5", "--dataset", "digits", *words])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert message in " ".join((out + err).replace("│", " ").split())
+    assert "Traceback" not in err
+    assert not (machine.runs_folder() / "records").exists()
 
 
 def test_a_missing_set_with_strict_is_exit_code_2(capsys, monkeypatch, tmp_path):
@@ -140,36 +200,29 @@ def test_a_failed_training_is_exit_code_1(capsys, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("common.experiments.fit", fail)
+    monkeypatch.setattr("common.perform.fit", fail)
     assert main(["train", "lenet5", *QUICK]) == 1
     assert capsys.readouterr().err == "python -m common train failed: out of memory\n"
 
 
 def test_a_notebook_that_is_not_there(capsys):
     assert main(["run", "nosuch"]) == 2
-    assert "No notebook matches ['nosuch']" in capsys.readouterr().err
+    assert "Unknown notebook 'nosuch'" in capsys.readouterr().err
+    assert main(["run", "01", "transfomer"]) == 2
 
 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ([], ["list", "train", "bench", "run", "figures", "sync"]),
+        ([], ["list", "train", "experiment", "run", "predict"]),
         (["list"], ["--json"]),
-        (
-            ["train"],
-            ["--dataset", "--epochs", "--batch-size", "--lr", "--optimizer", "--weight-decay",
-             "--schedule", "--patience", "--precision", "--image-size", "--train-images", "--seed",
-             "--strict", "--json"],
-        ),
-        (["experiment"], ["name", "--profile", "--seeds", "--only", "--save"]),
-        (["scaling"], ["--save", "--json"]),
-        (["classroom"], ["notebooks", "--kernels"]),
-        (["bench"], ["--only", "--quick", "--precision", "--save", "--json"]),
-        (["run"], ["notebooks", "--out", "--save"]),
-        (["figures"], []),
-        (["sync"], []),
+        (["train"], [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Config)]),
+        (["train"], ["--dataset", "--weights", "--strict", "--json"]),
+        (["experiment"], ["--profile", "--seeds", "--only", "--save"]),
+        (["run"], ["--out", "--save", "--cell-minutes"]),
+        (["predict"], ["--top"]),
     ],
-)  # fmt: skip
+)
 def test_help(capsys, command, words):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
@@ -179,14 +232,11 @@ def test_help(capsys, command, words):
     assert all(word in out for word in words)
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["trian"], ["train"], ["train", "lenet5", "--epochs", "x"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"]])
 def test_a_wrong_command_line_is_exit_code_2(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "usage: python -m common" in capsys.readouterr().err
 
 
 def test_in_a_process_of_its_own(tmp_path):
@@ -196,51 +246,3 @@ def test_in_a_process_of_its_own(tmp_path):
     assert done.stdout == ""
     assert "Did you mean 'lenet5'?" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-# ------------------------------------------------------------------------------- what imports cost
-
-# common.notebooks needs nbformat, which only `run` and `sync` use; common.setup runs on import.
-MODULES = sorted(
-    f"common.{module.name}"
-    for module in pkgutil.iter_modules(common.__path__)
-    if module.name not in ("__main__", "notebooks", "setup")
-)
-MEASURE = """\
-import importlib, os, time
-import torch, torchvision, pandas, matplotlib, PIL.Image
-
-for _ in range(3):
-    reader, writer = os.pipe()
-    if not os.fork():
-        start = time.process_time()
-        for name in {modules}:
-            importlib.import_module(name)
-        os.write(writer, str(time.process_time() - start).encode())
-        os._exit(0)
-    os.wait()
-    print(os.read(reader, 100).decode())
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot fork there")
-def test_imports_are_cheap():
-    """Each of three copies of a process that has imported torch and the like imports the course."""
-    assert {"common.train", "common.plot", "common.records", "common.check"} <= set(MODULES)
-    command = [sys.executable, "-c", MEASURE.format(modules=MODULES)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=machine.HOME, check=True)
-    seconds = [float(line) for line in done.stdout.split()]
-    assert len(seconds) == 3
-    assert statistics.median(seconds) < 0.3
-
-
-def test_list_takes_little_more_than_importing_torch():
-    """The target is 3 s on two cores, two of which torch's import takes: the rest is ours."""
-
-    def seconds(*words: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *words], capture_output=True, cwd=machine.HOME, check=True)
-        return time.perf_counter() - start
-
-    torch_alone = min(seconds("-c", "import torch") for _ in range(2))
-    assert min(seconds("-m", "common", "list") for _ in range(2)) < torch_alone + 1

@@ -10,7 +10,8 @@ import torch
 
 from common import compare, data, experiments, machine, probe, records, zoo
 from common.__main__ import main
-from common.experiments import perform, plans, table_of
+from common.experiments import plans, table_of
+from common.perform import forecast, perform
 
 NAMES = experiments.experiment_names()
 ALL = [(name, plan) for name in NAMES for plan in table_of(name)]
@@ -243,9 +244,9 @@ def test_a_seed_gives_the_same_result_whatever_ran_before():
 
 
 def test_the_forecast():
-    assert experiments.forecast([10, 20], 0, 0.0) == "2 left, the time is known after the first"
-    assert experiments.forecast([60, 60], 60, 120.0) == "2 left, about 4 min at the speed so far"
-    assert experiments.forecast([1], 60, 120.0) == "1 left, about 1 min at the speed so far"
+    assert forecast([10, 20], 0, 0.0) == "2 left, the time is known after the first"
+    assert forecast([60, 60], 60, 120.0) == "2 left, about 4 min at the speed so far"
+    assert forecast([1], 60, 120.0) == "1 left, about 1 min at the speed so far"
 
 
 @pytest.mark.parametrize(
