@@ -154,7 +154,7 @@ class Config:
 def in_python(value):
     """The same value in Python's own types: numbers of numpy and torch, tuples for lists."""
     if isinstance(value, (list, tuple)):
-        return tuple(map(plain, value))
+        return tuple(map(in_python, value))
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         return value.item()
     return value
