@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab run test lint figures bench clean
+.PHONY: lab run test test-slow lint figures bench clean
 
 lab: .venv/ready        ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -10,18 +10,22 @@ lab: .venv/ready        ## JupyterLab on the notebooks
 run: .venv/ready        ## execute the course, in order, in the profile that fits this machine
 	$(BIN)/python -m common run
 
-test: .venv/ready       ## unit tests, then every notebook in the smoke profile
-	$(BIN)/python -m pytest --nbval-lax
+# Two processes, each with whole files, and one thread each: more would wait for each other.
+test: .venv/ready       ## unit tests, and every notebook in the smoke profile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile
+
+test-slow: .venv/ready  ## what needs minutes by its nature: kills at random moments, hostile answers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2
 
 lint: .venv/ready       ## the fast checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 figures: .venv/ready    ## redraw figures/ from the models
-	$(BIN)/python -m common figures
+	$(BIN)/python -m tools.figures
 
 bench: .venv/ready      ## our training and loading against conventional ones, on this machine
-	$(BIN)/python -m common bench
+	$(BIN)/python -m tools.bench
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
