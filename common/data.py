@@ -38,8 +38,8 @@ def check_images(images: torch.Tensor, name: str = "images") -> None:
         )
     if not images.numel():
         raise ValueError(
-            f"{name} have the shape {tuple(images.shape)}: empty; expected at least one image, "
-            f"channel and pixel."
+            f"{name}: the set is empty, {tuple(images.shape)}; at least one image, channel and "
+            f"pixel needed."
         )
 
 
@@ -70,8 +70,8 @@ class ImageSet:
                 raise TypeError(f"{self.name}: {part} labels must be an int64 tensor, got {kind}.")
             if labels.shape != images.shape[:1]:
                 raise ValueError(
-                    f"{self.name}: {len(images)} {part} images, but labels of the shape "
-                    f"{tuple(labels.shape)}; expected one label for each image."
+                    f"{self.name}: {len(images)} {part} images but {labels.numel()} labels of the "
+                    f"shape {tuple(labels.shape)}; expected one for each image."
                 )
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= len(self.classes):
@@ -180,27 +180,27 @@ def whole(name: str, value: int, least: int = 1) -> int:
     except TypeError:
         number = None
     if number is None or number < least:
-        raise ValueError(f"{name}={value!r}; expected a whole number, {least} or more.")
+        raise ValueError(f"{name}={value!r}; expected {least} or more, as a whole number.")
     return number
 
 
 def split(n: int, validation: float = 0.2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Split the indices 0 … n - 1 at random into training and validation, the same for a seed.
 
-    Raises ValueError unless `validation` is between 0 and 1 and both parts get an image.
+    Raises ValueError unless both parts get at least one image.
     """
-    n = whole("n", n, least=2)
+    n = whole("n", n, least=0)
     try:
         share = float(validation)
     except (TypeError, ValueError):
-        share = 0.0
-    if not 0 < share < 1:
-        raise ValueError(f"validation={validation!r}; expected a share between 0 and 1, as 0.2.")
-    held_out = round(n * share)
+        raise ValueError(f"validation={validation!r}; expected a share between 0 and 1.") from None
+    held_out = round(n * share) if 0 < share < 1 else n * (share >= 1)
     if not 0 < held_out < n:
+        better = 0.2 if n > 2 and share != 0.2 else 0.5
+        advice = f"choose a share between 0 and 1, such as {better}" if n > 1 else "use more images"
         raise ValueError(
             f"validation={validation} of {n} images leaves {n - held_out} to train on and "
-            f"{held_out} to validate; choose a share nearer to 0.5, or more images."
+            f"{held_out} to validate; {advice}."
         )
     order = torch.randperm(n, generator=generator(seed))
     return order[held_out:], order[:held_out]
@@ -332,7 +332,10 @@ class Batches:
 
     def epoch(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches (x, y) of epoch `number`, counted from 0: the same ones at every call."""
-        number = whole("epoch", number, least=0)
+        return self.draw(whole("epoch", number, least=0))
+
+    def draw(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What `epoch` returns."""
         order = self.indices
         if self.seed is not None:
             order = order[torch.randperm(len(order), generator=generator(self.seed, number, 0))]
