@@ -213,11 +213,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
         most = Image.MAX_IMAGE_PIXELS // 10**6
         raise ValueError(f"it has more than {most} megapixels; make it smaller") from error
     except UnidentifiedImageError as error:
+        kind = path.suffix[1:].upper()
         if path.suffix.lower() in UNREADABLE:
-            raise ValueError(
-                f"Pillow does not read {path.suffix[1:].upper()}; export it as JPEG, or for HEIC "
-                f"install pillow-heif"
-            ) from error
+            hint = ", or install pillow-heif" * kind.startswith("H")
+            raise ValueError(f"Pillow does not read {kind}; export it as JPEG{hint}") from error
         raise ValueError("it is empty" if not path.stat().st_size else "it is no image") from error
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise ValueError(str(error) or type(error).__name__) from error
@@ -256,7 +255,7 @@ def read(path: Path, grey: bool, side: int | None) -> np.ndarray:
         format = image.format
         if side:
             image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded at about the size needed
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "I" or image.mode.startswith("I;16"):
             if image.mode == "I" and format == "TIFF":
                 raise ValueError("it has 32 bits a value; save it with 8 or 16")
@@ -266,7 +265,8 @@ def read(path: Path, grey: bool, side: int | None) -> np.ndarray:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if grey else "RGB")
+        mode = "L" if grey else "RGB"
+        image = image if image.mode == mode else image.convert(mode)  # which would copy it
         if side and image.size != (side, side):
             image = ImageOps.fit(image, (side, side))
         array = np.asarray(image)
