@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
@@ -114,51 +115,57 @@ def download(known: Known, root: Path) -> None:
 def fetch_files(known: Known, names: list[str], folder: Path) -> None:
     """Fetch and unpack the archives of these files into `folder`, and check each file's hash."""
     (folder / known.folder).mkdir(parents=True)
-    mirrors = list(known.mirrors)
-    for archive, md5 in known.archives:
-        unpacked = archive.removesuffix(".gz")
-        if unpacked in known.hashes and unpacked not in names:
-            continue  # it is here already
-        fetch(mirrors, archive, md5, folder, 2 * known.largest)
-        if archive.endswith(".tar.gz"):
-            with tarfile.open(folder / archive) as tar:
-                tar.extractall(folder, filter="data")
-        else:
-            plain = folder / known.folder / unpacked
-            with gzip.open(folder / archive) as packed, open(plain, "wb") as file:
-                shutil.copyfileobj(packed, file)
-    for name in names:
-        try:
+    mirrors = dict.fromkeys(known.mirrors, "")
+    try:
+        for archive, md5 in known.archives:
+            unpacked = archive.removesuffix(".gz")
+            if unpacked in known.hashes and unpacked not in names:
+                continue  # it is here already
+            fetch(mirrors, archive, md5, folder, 2 * known.largest)
+            if archive.endswith(".tar.gz"):
+                with tarfile.open(folder / archive) as tar:
+                    tar.extractall(folder, filter="data")
+            else:
+                plain = folder / known.folder / unpacked
+                with gzip.open(folder / archive) as packed, open(plain, "wb") as file:
+                    shutil.copyfileobj(packed, file)
+        for name in names:
             verify(folder / known.folder / name, known.hashes[name])
-        except (ValueError, FileNotFoundError) as error:
-            raise ConnectionError(
-                f"The archive was right, but its content is not: {error}"
-            ) from error
+    except (
+        ValueError,
+        FileNotFoundError,
+        EOFError,
+        zlib.error,
+        tarfile.TarError,
+        gzip.BadGzipFile,
+    ):
+        raise ConnectionError(
+            f"What was downloaded holds something else than the files of {known.title}."
+        ) from None
 
 
-def fetch(mirrors: list[str], name: str, md5: str, folder: Path, most: int) -> None:
-    """Fetch one file of at most `most` bytes from the first of `mirrors` that delivers it right.
+def fetch(mirrors: dict[str, str], name: str, md5: str, folder: Path, most: int) -> None:
+    """Fetch one file of at most `most` bytes from the first mirror that delivers it right.
 
-    A mirror that is dead is taken off the list. Raises ConnectionError with all the reasons.
+    `mirrors` tells why a mirror is not asked again; a dead one is added. Raises ConnectionError
+    with what happened at each.
     """
     import requests  # not needed by those who have the data
 
-    reasons = []
-    for mirror in list(mirrors):
+    said = dict(mirrors)
+    for mirror in [mirror for mirror, dead in mirrors.items() if not dead]:
         try:
             return transfer(mirror, name, md5, folder, most)
         except requests.HTTPError as error:
-            reasons.append(f"{mirror} answered {error.response.status_code}")
+            said[mirror] = f"answered {error.response.status_code}"
         except (requests.TooManyRedirects, ValueError) as error:
-            reasons.append(f"{mirror} sent something else: {str(error).split('. ')[0]}")
+            said[mirror] = f"sent something else: {str(error).split('. ')[0]}"
         except (requests.RequestException, ConnectionError, TimeoutError) as error:
             # The innermost of the reasons that requests puts into one another
             inner = re.sub(r"[\"']\)+$", "", str(error).rpartition(": ")[2])
-            reasons.append(f"{mirror} failed: {inner}")
-            mirrors.remove(mirror)
-    raise ConnectionError(
-        f"{name} could not be downloaded. {'; '.join(reasons) or 'No mirror is left'}."
-    )
+            said[mirror] = mirrors[mirror] = f"failed: {inner}"
+    reasons = "; ".join(f"{mirror} {why}" for mirror, why in said.items())
+    raise ConnectionError(f"{name} could not be downloaded. {reasons or 'There is no mirror'}.")
 
 
 class Watch:

@@ -133,9 +133,7 @@ def advice(error: OSError, root: Path) -> str:
         )
     if error.errno == errno.ENOSPC:
         free = shutil.disk_usage(root).free / 1e6
-        return (
-            f"The disk is full, with {free:,.0f} MB left: make room, or let CNN_DATA name another."
-        )
+        return f"The disk is full ({free:,.0f} MB free): make room, or let CNN_DATA name another."
     return f"{root} must be a folder that can be written to; CNN_DATA names another one."
 
 
