@@ -279,7 +279,7 @@ def read(path: Path, grey: bool, side: int | None) -> np.ndarray:
 def decode(root: Path, files: list[str], size: int | None) -> Decoded:
     """Decode the pictures among the files; what is bad, what no picture, and notes go with them."""
     headers, bad, others = {}, {}, {}
-    for name in progress(files, "reading headers"):
+    for name in progress(files, "reading headers", delay=1):
         try:
             headers[name] = look(root / name)
         except ValueError as error:
@@ -293,7 +293,7 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
 
     images = np.empty((len(headers), 1 if grey else 3, height, width), np.uint8)
     n = 0
-    for name in progress(headers, "decoding images"):
+    for name in progress(headers, "decoding images", delay=1):
         try:
             images[n] = read(root / name, grey, side)
             n += 1
@@ -345,7 +345,10 @@ def cached(name: str, key: str, decode: Callable[[], Decoded]) -> tuple[torch.Te
                 keep(folder / name, key, *fresh)
                 kept = kept_images(folder / name, key)
     except OSError as error:
-        machine.notice(f"The decoded images cannot be kept for the next time ({error}).")
+        machine.notice(
+            f"The decoded images cannot be kept for the next time ({error}): make room, or let "
+            f"CNN_RUNS name a folder to write to."
+        )
     images, told = kept or fresh or decode()
     return torch.from_numpy(images), told
 
