@@ -1,7 +1,9 @@
 """Images as the notebooks use them: `load` a set, `split` it, draw `Batches` from it."""
 
 import functools
-from collections.abc import Iterator
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from common import machine, sources
+from common import machine, pictures, sources
 from common.machine import unknown
 
 AUGMENTATIONS = ("crop", "flip", "colour")
@@ -26,12 +28,30 @@ class Images:
         return len(self.labels)
 
 
+def check_images(images: torch.Tensor, name: str = "images") -> None:
+    """Raise TypeError unless these are uint8 (N, C, H, W), ValueError when one of those is 0."""
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"{name} must be a uint8 tensor (N, C, H, W), got {type(images).__name__}.")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise TypeError(
+            f"{name} must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}."
+        )
+    if not images.numel():
+        raise ValueError(
+            f"{name}: the set is empty, {tuple(images.shape)}; at least one image, channel and "
+            f"pixel needed."
+        )
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """A data set: training and test images, class names, and the training images' statistics.
 
     `mean` and `std` hold one value a channel on the 0 … 1 scale. `source` tells where the images
-    came from; `stand_in` is true when they are not the set that was asked for.
+    came from; `stand_in` is true when they are not the whole set that was asked for, but a sample.
+
+    Raises TypeError for images that are not uint8 (N, C, H, W) or labels that are not int64 (N,),
+    and ValueError for empty or unlike parts or labels without a class.
     """
 
     name: str
@@ -42,26 +62,28 @@ class ImageSet:
     stand_in: bool = False
 
     def __post_init__(self) -> None:
-        for part, data in (("train", self.train), ("test", self.test)):
-            if len(data) == 0:
+        for part in ("train", "test"):
+            images, labels = getattr(self, part).images, getattr(self, part).labels
+            check_images(images, f"{self.name}: {part} images")
+            if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
+                kind = getattr(labels, "dtype", type(labels).__name__)
+                raise TypeError(f"{self.name}: {part} labels must be an int64 tensor, got {kind}.")
+            if labels.shape != images.shape[:1]:
                 raise ValueError(
-                    f"{self.name}: the {part} set is empty; at least one image needed."
+                    f"{self.name}: {len(images)} {part} images but {labels.numel()} labels of the "
+                    f"shape {tuple(labels.shape)}; expected one for each image."
                 )
-            if data.images.dtype != torch.uint8 or data.images.ndim != 4:
-                raise TypeError(
-                    f"{self.name}: {part} images must be uint8 (N, C, H, W), got "
-                    f"{data.images.dtype} {tuple(data.images.shape)}."
-                )
-            if len(data.images) != len(data.labels):
-                raise ValueError(
-                    f"{self.name}: {len(data.images)} {part} images but {len(data.labels)} labels."
-                )
-            low, high = int(data.labels.min()), int(data.labels.max())
+            low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= len(self.classes):
                 raise ValueError(
                     f"{self.name}: {part} labels run from {low} to {high}, but {len(self.classes)} "
                     f"classes allow 0 to {len(self.classes) - 1}."
                 )
+        if self.test.images.shape[1:] != self.shape:
+            raise ValueError(
+                f"{self.name}: test images are {tuple(self.test.images.shape[1:])}, training "
+                f"images {self.shape} (channels, height, width); expected the same."
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,8 +107,9 @@ class ImageSet:
 def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of uint8 images (N, C, H, W), by channel, on the 0 … 1 scale.
 
-    Summed in blocks of about 16 MB, so that the set never exists as floats.
+    Summed in blocks of about 16 MB, so that the set never exists as floats. Raises as `ImageSet`.
     """
+    check_images(images)
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
     for block in images.split(max(1, 2**22 // images[0].numel())):
@@ -104,52 +127,61 @@ def set_names() -> tuple[str, ...]:
     return (*sources.KNOWN, "digits")
 
 
-def load(name: str, *, root: Path | str | None = None, strict: bool = False) -> ImageSet:
-    """Load "mnist", "fashion_mnist", "cifar10", "digits", or class folders by their path or name.
+def load(
+    name: str | Path,
+    *,
+    root: Path | str | None = None,
+    strict: bool = False,
+    size: int | None = None,
+    skip_bad: bool = False,
+) -> ImageSet:
+    """Load "mnist", "fashion_mnist", "cifar10", "digits", or pictures in class folders.
 
     The sources, in order: the original files in the data folder (`root`, else `CNN_DATA`, else
-    data/); class folders at `root`/`name`/{train,test}/<class>/; a download into the data folder;
-    and scikit-learn's digits in the size and channels of the set asked for, with a notice. With
-    `strict` that last step is an error (FileNotFoundError). A file that is there but damaged is
-    always an error (ValueError, FileNotFoundError), as is an unknown name (ValueError).
+    data/); class folders at `root`/`name`; a download into the data folder; and the sample of the
+    set that the course carries, with a notice. With `strict` that last step is an error
+    (FileNotFoundError). A file that is there but damaged is always an error (ValueError), as is an
+    unknown name (ValueError) and a set of which some files are missing (FileNotFoundError).
+
+    Any other name is a folder's, below the data folder or as a path: `name`/<class>/ with pictures,
+    or `name`/{train,test}/<class>/. Pictures of unlike sizes are reduced to `size` x `size` pixels
+    (64 by default); `skip_bad` leaves out what cannot be read. A notice says what was done, and
+    `pictures.read_class_folders` what is refused.
     """
-    root = machine.data_folder() if root is None else Path(root)
-    if name == "digits":
-        return image_set(name, sources.read_digits())
-    if name not in sources.KNOWN:
-        for folder in (root / name, Path(name)):
-            if folder.is_dir():
-                return image_set(folder.resolve().name, sources.read_class_folders(folder))
+    if not isinstance(name, str | Path) or not str(name):
+        raise ValueError(f"Data set {name!r}: expected a name or a folder's path, such as 'mnist'.")
+    name, size = str(name), None if size is None else whole("size", size)
+    root = machine.data_folder() if root is None else Path(root).expanduser()
+    known = sources.KNOWN.get(name)
+    folders = [root / name] if known else [root / name, Path(name).expanduser()]
+    folder = next((path for path in folders if path.is_dir()), None)
+    if name == "digits" or (known and (not folder or not sources.missing(known, root))):
+        if size is not None:
+            raise ValueError(f"size={size} is for folders of pictures; use Batches(size=) instead.")
+        parts = sources.read_known(name, root, strict) if known else sources.read_digits()
+    elif folder:
+        parts = pictures.read_class_folders(folder, size, skip_bad)
+        name = name if known else folder.resolve().name
+    elif Path(name).is_file():
+        raise ValueError(f"{name} is a file; expected a folder. Unpack it if it is an archive.")
+    else:
         raise ValueError(unknown("data set", name, set_names()) + " A folder's path works as well.")
-
-    known = sources.KNOWN[name]
-    if (root / known.folder).is_dir():
-        return image_set(name, sources.read_files(known, root))
-    if (root / name).is_dir():
-        return image_set(name, sources.read_class_folders(root / name))
-    try:
-        sources.download(known, root)
-    except OSError as error:
-        why = (
-            f"{name} is not in {root} ({known.folder}/ or {name}/train/) and its download failed: "
-            f"{error} To get it, connect to the network and run this again, or put its files into "
-            f"that folder (CNN_DATA names another one)."
-        )
-        if strict:
-            raise FileNotFoundError(why) from error
-        machine.notice(
-            f"NOT {name.upper()}: these are scikit-learn's 1,797 digits, enlarged to "
-            f"{known.shape[1]} x {known.shape[2]} pixels and used in its place. {why}"
-        )
-        return image_set(name, sources.read_digits(known.shape), stand_in=True)
-    return image_set(name, sources.read_files(known, root))
-
-
-def image_set(name: str, parts: sources.Parts, stand_in: bool = False) -> ImageSet:
-    """An `ImageSet` from what a reader returned."""
+    if parts.note:
+        machine.notice(parts.note)
     train = Images(parts.train_images, parts.train_labels)
     test = Images(parts.test_images, parts.test_labels)
-    return ImageSet(name, parts.source, train, test, parts.classes, stand_in)
+    return ImageSet(name, parts.source, train, test, parts.classes, parts.stand_in)
+
+
+def whole(name: str, value: int, least: int = 1) -> int:
+    """The value as a plain int. Raises ValueError unless it is whole and at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{name}={value!r}; expected {least} or more, as a whole number.")
+    return number
 
 
 def split(n: int, validation: float = 0.2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,18 +189,26 @@ def split(n: int, validation: float = 0.2, seed: int = 0) -> tuple[torch.Tensor,
 
     Raises ValueError unless both parts get at least one image.
     """
-    held_out = round(n * validation)
-    if not 0 < validation < 1 or not 0 < held_out < n:
+    n = whole("n", n, least=0)
+    try:
+        share = float(validation)
+    except (TypeError, ValueError):
+        raise ValueError(f"validation={validation!r}; expected a share between 0 and 1.") from None
+    held_out = round(n * share) if 0 < share < 1 else n * (share >= 1)
+    if not 0 < held_out < n:
+        better = 0.2 if n > 2 and share != 0.2 else 0.5
+        advice = f"choose a share between 0 and 1, such as {better}" if n > 1 else "use more images"
         raise ValueError(
-            f"validation={validation} of {n} images leaves {max(n - held_out, 0)} to train on and "
-            f"{held_out} to validate; choose a share between 0 and 1, such as 0.2."
+            f"validation={validation} of {n} images leaves {n - held_out} to train on and "
+            f"{held_out} to validate; {advice}."
         )
     order = torch.randperm(n, generator=generator(seed))
     return order[held_out:], order[:held_out]
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """A random generator of its own for each tuple of numbers, such as (seed, epoch)."""
+    """A random generator of its own for each tuple of numbers from 0 up, such as (seed, epoch)."""
+    numbers = [whole("seed or epoch", number, least=0) for number in numbers]
     # With their count in front: SeedSequence takes (1,), (1, 0) and (1, 0, 0) for the same.
     state = np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
@@ -179,12 +219,48 @@ def batch_sizes(n: int, batch_size: int, ranks: int = 1) -> list[int]:
 
     The last one takes what is left; where that is less than two images for each of `ranks`
     processes, which batch normalisation could not train on, it joins the one before.
+    Raises ValueError for numbers that are not whole and positive.
     """
+    n, batch_size, ranks = whole("n", n, 0), whole("batch_size", batch_size), whole("ranks", ranks)
     full, rest = divmod(n, batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
     if full and 0 < rest < 2 * ranks:
         sizes[-2:] = [sum(sizes[-2:])]
     return sizes
+
+
+def chosen_indices(
+    indices: torch.Tensor | np.ndarray | Sequence[int] | None, n: int
+) -> torch.Tensor:
+    """Which of n images: int64 indices from numbers 0 … n - 1, a mask of n truth values, or None.
+
+    Raises ValueError for others and for none at all.
+    """
+    if indices is None:
+        return torch.arange(n)
+    came = f"indices={type(indices).__name__}"
+    try:
+        array = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{came}; expected whole numbers or a mask ({error}).") from error
+    if array.size == 0:
+        raise ValueError("indices is empty; expected at least one image.")
+    if array.ndim != 1 or array.dtype.kind not in "biu":
+        raise ValueError(
+            f"{came} of {array.dtype} {array.shape}; expected a row of whole numbers, or a mask."
+        )
+    if array.dtype.kind == "b":
+        if len(array) != n:
+            raise ValueError(f"indices is a mask of {len(array)} values; expected {n}, the images.")
+        if not array.any():
+            raise ValueError("indices is empty: the mask chooses no image; expected at least one.")
+        array = array.nonzero()[0]
+    if array.min() < 0 or array.max() >= n:
+        raise ValueError(
+            f"indices run from {array.min()} to {array.max()}; expected 0 to {n - 1}, for {n} "
+            f"images."
+        )
+    return torch.from_numpy(array.astype(np.int64))
 
 
 class Batches:
@@ -194,10 +270,15 @@ class Batches:
     `seed` the order and the augmentation depend on (seed, epoch) alone: not on the batch size, the
     device, or what ran before. Without one, images come in order.
 
-    `part` is "train" or "test"; `indices` picks images of it; `size` resizes them (bilinear);
-    `augment` names any of "crop" (pad by an eighth, crop back), "flip" (left-right) and "colour"
-    (brightness, contrast, saturation by up to 20 %), drawn anew for each image and epoch.
-    `share` (rank, ranks) gives one of several processes its part of each batch.
+    `for x, y in batches` is epoch 0 at first and goes on to the next epoch each time, so that two
+    passes differ in order and augmentation.
+
+    `part` is "train" or "test"; `indices` picks images of it, as numbers or as a mask; `size`
+    resizes them (bilinear); `augment` names any of "crop" (pad by an eighth, crop back), "flip"
+    (left-right) and "colour" (brightness, contrast, saturation by up to 20 %), drawn anew for each
+    image and epoch. `share` (rank, ranks) gives one of several processes its part of each batch.
+
+    Raises ValueError for values that make no sense.
     """
 
     def __init__(
@@ -206,38 +287,33 @@ class Batches:
         part: str,
         batch_size: int,
         *,
-        indices: torch.Tensor | None = None,
+        indices: torch.Tensor | np.ndarray | Sequence[int] | None = None,
         size: int | None = None,
         seed: int | None = None,
         augment: tuple[str, ...] = (),
         share: tuple[int, int] = (0, 1),
         device: torch.device | str | None = None,
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected 1 or more images a batch.")
         if part not in ("train", "test"):
             raise ValueError(f"part={part!r}; expected 'train' or 'test'.")
-        if size is not None and size < 1:
-            raise ValueError(f"size={size}; expected 1 or more pixels, or None to keep the size.")
-        for name in augment:
-            if name not in AUGMENTATIONS:
-                raise ValueError(unknown("augmentation", name, AUGMENTATIONS))
         chosen = getattr(data, part)
+        self.batch_size = whole("batch_size", batch_size)
+        self.size = None if size is None else whole("size", size)
+        self.seed = None if seed is None else whole("seed", seed, least=0)
+        self.augment = augmentations(augment)
+        self.rank, self.ranks = processes(share)
+        self.indices = chosen_indices(indices, len(chosen))
+        fewest = min(self.batch_size, len(self.indices))
+        if fewest < self.ranks:
+            raise ValueError(
+                f"{fewest} images a batch cannot be shared by {self.ranks} processes; expected at "
+                f"least one image for each."
+            )
         self.device = torch.device(device or machine.device())
         # On a GPU the whole set moves once, as bytes; on a CPU this copies nothing.
         self.images = chosen.images.to(self.device)
         self.labels = chosen.labels.to(self.device)
-        self.indices = torch.arange(len(chosen)) if indices is None else indices
-        if len(self.indices) == 0:
-            raise ValueError("indices is empty; expected at least one image.")
-        self.rank, self.ranks = share
-        if min(batch_size, len(self.indices)) < self.ranks:
-            raise ValueError(
-                f"{min(batch_size, len(self.indices))} images a batch cannot be shared by "
-                f"{self.ranks} processes; expected at least one image for each."
-            )
-        self.batch_size, self.size = batch_size, size
-        self.seed, self.augment = seed, augment
+        self.passes = itertools.count()
         # x / 255 - mean over std, in two operations on 0 … 255
         self.shift = 255 * torch.tensor(data.mean, device=self.device).view(-1, 1, 1)
         self.scale = 255 * torch.tensor(data.std, device=self.device).view(-1, 1, 1).clamp(min=1e-6)
@@ -252,10 +328,14 @@ class Batches:
         return batch_sizes(len(self.indices), self.batch_size, self.ranks)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self.epoch(0)
+        return self.epoch(next(self.passes))
 
     def epoch(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches (x, y) of epoch `number`, counted from 0."""
+        """The batches (x, y) of epoch `number`, counted from 0: the same ones at every call."""
+        return self.draw(whole("epoch", number, least=0))
+
+    def draw(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What `epoch` returns."""
         order = self.indices
         if self.seed is not None:
             order = order[torch.randperm(len(order), generator=generator(self.seed, number, 0))]
@@ -282,17 +362,45 @@ class Batches:
         return x
 
 
+def augmentations(kinds: tuple[str, ...] | str) -> tuple[str, ...]:
+    """The kinds as a tuple. Raises ValueError for a name that is none of `AUGMENTATIONS`."""
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, tuple | list | set):
+        raise ValueError(f"augment={kinds!r}; expected names out of {AUGMENTATIONS}, as a tuple.")
+    for name in kinds:
+        if name not in AUGMENTATIONS:
+            raise ValueError(unknown("augmentation", str(name), AUGMENTATIONS))
+    return tuple(kinds)
+
+
+def processes(share: tuple[int, int]) -> tuple[int, int]:
+    """`share` as (rank, ranks). Raises ValueError unless 0 <= rank < ranks."""
+    try:
+        rank, ranks = (whole("share", number, least=0) for number in share)
+    except (TypeError, ValueError):
+        rank, ranks = 0, 0
+    if rank >= ranks:
+        raise ValueError(f"share={share!r}; expected (rank, ranks), as (0, 2) of two processes.")
+    return rank, ranks
+
+
 def augment(x: torch.Tensor, draws: torch.Tensor, kinds: tuple[str, ...]) -> torch.Tensor:
     """Augment uint8 images (B, C, H, W) by `draws` (B, 6), a row of numbers in 0 … 1 an image.
 
     Columns 0 and 1 place the crop, 2 decides the flip, 3 to 5 set brightness, contrast and
     saturation. Returns the same shape; float32 on the 0 … 255 scale after "colour", else uint8.
+    Raises TypeError or ValueError for other shapes and kinds.
     """
+    check_images(x)
+    kinds = augmentations(kinds)
+    if not isinstance(draws, torch.Tensor) or draws.shape != (len(x), 6):
+        came = tuple(getattr(draws, "shape", ())) or type(draws).__name__
+        raise ValueError(f"draws must be a tensor ({len(x)}, 6), a row an image; got {came}.")
     _, C, H, W = x.shape
     if "crop" in kinds:
         edge = max(H, W) // 8
         padded = pad(x, (edge, edge, edge, edge))
-        top, left = (draws[:, :2] * (2 * edge + 1)).long().unbind(1)
+        top, left = (draws[:, :2] * (2 * edge + 1)).long().clamp(0, 2 * edge).unbind(1)
         rows = top[:, None] + torch.arange(H, device=x.device)  # B x H
         columns = left[:, None] + torch.arange(W, device=x.device)  # B x W
         image = torch.arange(len(x), device=x.device)[:, None, None, None]

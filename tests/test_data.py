@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision import transforms
 
-from common import data, machine, sources
+from common import data, download, machine, pictures, sources
 from common.data import Batches, Images, ImageSet
 
 
@@ -83,10 +84,13 @@ def broken_set(part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("shape", "labels", "message"),
     [
-        ((0, 1, 4, 4), [], "the {} set is empty"),
+        ((0, 1, 4, 4), [], "{} images: the set is empty"),
+        ((2, 1, 0, 4), [0, 1], "{} images: the set is empty"),
+        ((2, 1, 4, 5), [0, 1], "test images are .*training images .*expected the same"),
         ((2, 1, 4, 4), [0, 3], "{} labels run from 0 to 3, but 3 classes allow 0 to 2"),
         ((2, 1, 4, 4), [-1, 2], "{} labels run from -1 to 2, but 3 classes allow 0 to 2"),
         ((2, 1, 4, 4), [0, 1, 2], "2 {} images but 3 labels"),
+        ((2, 1, 4, 4), [[0], [1]], "2 {} images but 2 labels of the shape \\(2, 1\\)"),
     ],
 )
 def test_an_image_set_refuses_bad_labels(
@@ -102,6 +106,14 @@ def test_an_image_set_refuses_bad_labels(
 def test_an_image_set_refuses_other_tensors(images: torch.Tensor):
     with pytest.raises(TypeError, match=r"train images must be uint8 \(N, C, H, W\), got torch\."):
         broken_set("train", images, torch.tensor([0, 1]))
+    with pytest.raises(TypeError, match=r"train images must be a uint8 tensor .*, got ndarray"):
+        broken_set("train", images.numpy(), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0.0, 1]), torch.tensor([0, 1]).byte(), [0, 1]])
+def test_an_image_set_refuses_labels_that_are_not_int64(labels: object):
+    with pytest.raises(TypeError, match=r"test labels must be an int64 tensor, got (torch|list)"):
+        broken_set("test", random_images(2, 1, 4, 4), labels)
 
 
 # --------------------------------------------------------------------------------- statistics
@@ -131,20 +143,21 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No mirror answers; returns the list of addresses that were tried."""
     tried: list[str] = []
 
-    def copy_url(url: str, target: Path) -> None:
-        tried.append(url)
-        raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
+    def transfer(mirror: str, name: str, *_) -> None:
+        tried.append(mirror + name)
+        raise ConnectionError("<b>: Temporary failure in name resolution")
 
-    monkeypatch.setattr(sources, "copy_url", copy_url)
+    monkeypatch.setattr(download, "transfer", transfer)
     return tried
 
 
 def write_class_folders(folder: Path, shape: tuple[int, ...], value: int) -> None:
-    """One flat image for training and one for testing, of the class "only"."""
+    """One flat image for training and one for testing, of each of two classes."""
     for part in ("train", "test"):
-        (folder / part / "only").mkdir(parents=True)
-        image = Image.fromarray(np.full(shape, value, np.uint8))
-        image.save(folder / part / "only/0.png")
+        for name in ("this", "that"):
+            (folder / part / name).mkdir(parents=True)
+            image = Image.fromarray(np.full(shape, value, np.uint8))
+            image.save(folder / part / name / "0.png")
 
 
 def test_sources_come_in_order(
@@ -170,8 +183,8 @@ def test_sources_come_in_order(
 
     (root / "mnist").rename(root / "gone")
     images = data.load("mnist")
-    assert no_network[0] == "http://127.0.0.1/train-images-idx3-ubyte.gz"
-    assert images.source == "scikit-learn digits"
+    assert no_network == ["http://127.0.0.1/train-images-idx3-ubyte.gz"]
+    assert images.source == "sample of MNIST"
     assert images.stand_in
     assert "***" in capsys.readouterr().err
 
@@ -180,29 +193,28 @@ def test_sources_come_in_order(
 
 
 @pytest.mark.parametrize("name", sources.KNOWN)
-def test_digits_stand_in_for_any_set_and_say_so(
+def test_a_sample_stands_in_for_any_set_and_says_so(
     name: str, no_network: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     images = data.load(name, root=tmp_path)
     known = sources.KNOWN[name]
     assert images.name == name
     assert images.stand_in
+    assert images.source == f"sample of {known.title}"
     assert images.shape == known.shape
-    assert images.test.images.shape[1:] == known.shape
-    assert len(images.classes) == len(known.classes)
-    assert len(no_network) >= 2 * len(known.mirrors)  # every mirror, twice
+    assert images.classes == known.classes
+    assert len(no_network) == len(known.mirrors)  # every mirror, once
 
     notice = capsys.readouterr().err
-    assert "***" in notice
-    _, H, W = known.shape
+    assert notice.count("***") == 1
     for part in (
-        f"NOT {name.upper()}",  # which set was asked for
-        f"scikit-learn's 1,797 digits, enlarged to {H} x {W} pixels",  # what is used instead
-        f"{name} is not in {tmp_path} ({known.folder}/ or {name}/train/)",  # why
+        f"A SAMPLE OF {known.title}",
+        f"{len(images.train):,} training and 1,000 test images, real ones",
+        f"{name} is not in {tmp_path} ({known.folder}/ or {name}/)",  # why
         "its download failed",
-        known.mirrors[0],
+        *known.mirrors,
         "Temporary failure in name resolution",
-        "To get it, connect to the network and run this again",  # how to get it
+        "To get all of it, connect to the network and run this again",  # how to get it
         "CNN_DATA names another one",
     ):
         assert part in notice
@@ -212,7 +224,7 @@ def test_digits_stand_in_for_any_set_and_say_so(
 def test_strict_says_the_same_as_an_error(no_network: list[str], tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"cifar10 is not in .* its download failed") as e:
         data.load("cifar10", root=tmp_path, strict=True)
-    assert "To get it, connect to the network" in str(e.value)
+    assert "To get all of it, connect to the network" in str(e.value)
     assert isinstance(e.value.__cause__, OSError)
 
 
@@ -222,11 +234,19 @@ def test_the_notice_shows_its_reason_in_a_notebook(
     shown = []
     monkeypatch.setattr(machine, "in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", lambda bundle, **_: shown.append(bundle))
+    monkeypatch.setattr(
+        sources,
+        "read_sample",
+        lambda name: sources.read_digits()._replace(classes=tuple("0123456789")),
+    )
+    monkeypatch.setitem(
+        sources.KNOWN, "mnist", dataclasses.replace(sources.KNOWN["mnist"], mirrors=("<i>/",))
+    )
     data.load("mnist", root=tmp_path)
     (bundle,) = shown
-    assert "NOT MNIST" in bundle["text/html"]
-    assert "&lt;urlopen error" in bundle["text/html"]  # as text: a browser hides unknown tags
-    assert "<urlopen error" in bundle["text/plain"]
+    assert "A SAMPLE OF MNIST" in bundle["text/html"]
+    assert "&lt;i&gt;" in bundle["text/html"]  # as text: a browser hides unknown tags
+    assert "<i>" in bundle["text/plain"]
 
 
 def test_the_data_folder_is_cnn_data_unless_root_says_otherwise(
@@ -244,14 +264,35 @@ def test_a_folder_of_ones_own_by_path_or_by_name(
 ):
     write_class_folders(tmp_path / "data/pets", (5, 6, 3), 10)
     write_class_folders(tmp_path / "here/pets", (5, 6, 3), 20)
-    by_path = data.load(str(tmp_path / "here/pets"))
-    assert by_path.name == "pets"
-    assert by_path.train.images.unique().tolist() == [20]
+    for name in (str(tmp_path / "here/pets"), tmp_path / "here/pets"):
+        by_path = data.load(name)
+        assert by_path.name == "pets"
+        assert by_path.train.images.unique().tolist() == [20]
     by_name = data.load("pets", root=tmp_path / "data")
     assert by_name.train.images.unique().tolist() == [10]
     monkeypatch.chdir(tmp_path / "here")
     assert data.load("pets", root=tmp_path).train.images.unique().tolist() == [20]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.load("~/data/pets").train.images.unique().tolist() == [10]
     assert not no_network
+
+
+@pytest.mark.parametrize("name", ["", None, 3, ["mnist"]])
+def test_what_is_no_name(name: object):
+    with pytest.raises(ValueError, match="expected a name or a folder's path, such as 'mnist'"):
+        data.load(name)
+
+
+def test_a_file_is_no_folder(tmp_path: Path):
+    (tmp_path / "pets.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"pets\.zip is a file; expected a folder\. Unpack it"):
+        data.load(str(tmp_path / "pets.zip"))
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_size_of_a_known_set_is_its_own(name: str, mnist_files: Path):
+    with pytest.raises(ValueError, match=r"size=32 is for folders .*use Batches\(size=\)"):
+        data.load(name, size=32)
 
 
 @pytest.mark.parametrize(
@@ -293,12 +334,53 @@ def test_split_depends_on_its_seed_alone():
 
 
 @pytest.mark.parametrize(
-    ("n", "share"), [(100, 0), (100, 1), (100, -0.2), (100, 1.5), (1, 0.5), (2, 0.2), (0, 0.2)]
+    ("n", "share"),
+    [
+        (100, 0),
+        (100, 1),
+        (100, -0.2),
+        (100, 1.5),
+        (1, 0.5),
+        (2, 0.2),
+        (0, 0.2),
+        (3, 0.9),
+        (9, float("nan")),
+    ],
 )
 def test_split_refuses_to_leave_a_part_empty(n: int, share: float):
     with pytest.raises(ValueError, match=f"validation={share} of {n} images leaves") as caught:
         data.split(n, share)
-    assert "choose a share between 0 and 1, such as 0.2" in str(caught.value)
+    if n < 2:
+        assert "use more images" in str(caught.value)
+    else:  # what it advises works
+        advice = float(re.search(r"such as (0\.\d)", str(caught.value))[1])
+        assert advice != share
+        assert len(data.split(n, advice)[1]) > 0
+
+
+@pytest.mark.parametrize("n", [-1, 2.5, float("nan"), "10", None])
+def test_split_refuses_what_is_no_number_of_images(n: object):
+    with pytest.raises(ValueError, match=f"n={n!r}; expected 0 or more, as a whole number"):
+        data.split(n)
+
+
+@pytest.mark.parametrize("share", ["0.2x", None, (0.2,)])
+def test_split_refuses_what_is_no_share(share: object):
+    with pytest.raises(ValueError, match="expected a share between 0 and 1"):
+        data.split(10, share)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    plain = data.split(50, 0.25, 3)
+    for array in (np.array, torch.tensor):
+        again = data.split(array(50), array(0.25), array(3))
+        assert all(map(torch.equal, again, plain))
+    images, options = numbered(20), {"size": 8, "seed": 1}
+    expected = draw(images, 7, 2, **options)
+    for array in (np.int32, torch.tensor):
+        converted = {name: array(value) for name, value in options.items()}
+        assert torch.equal(draw(images, array(7), array(2), **converted), expected)
+    assert data.batch_sizes(np.int64(10), torch.tensor(4)) == [4, 4, 2]
 
 
 # ---------------------------------------------------------------------------------- generator
@@ -432,6 +514,38 @@ def test_indices_choose_the_images():
     shuffled = numbers(images, draw(images, indices=chosen, seed=0, batch_size=2))
     assert sorted(shuffled) == [3, 8, 17, 50]
     assert len(Batches(images, "train", 2, indices=chosen, device="cpu")) == 2
+
+
+def test_indices_come_in_many_forms():
+    images = numbered(60)
+    labels = images.train.labels
+    for indices, expected in (
+        ([50, 3, 17], [50, 3, 17]),
+        ((50, 3), [50, 3]),
+        (np.array([50, 3, 3]), [50, 3, 3]),
+        (np.array([5, 6], np.uint8), [5, 6]),
+        (torch.tensor([5, 6], dtype=torch.int32), [5, 6]),
+        (range(10, 0, -3), [10, 7, 4, 1]),
+        (np.arange(10)[::-4], [9, 5, 1]),
+        (labels == 3, list(range(3, 60, 4))),
+        ((labels == 3).numpy(), list(range(3, 60, 4))),
+        ((labels == 3).tolist(), list(range(3, 60, 4))),
+    ):
+        assert numbers(images, draw(images, indices=indices)) == expected
+
+
+def test_a_pass_goes_on_to_the_next_epoch():
+    images = make_set(random_images(40, 3, 16, 16))
+    for options in ({"seed": 3}, {"augment": ("crop",)}, {"seed": 3, "augment": ("flip",)}):
+        batches = Batches(images, "train", 16, device="cpu", **options)
+        passes = [torch.cat([x for x, _ in batches]) for _ in range(3)]
+        for epoch, found in enumerate(passes):
+            assert torch.equal(found, draw(images, epoch=epoch, **options))
+        assert not torch.equal(passes[0], passes[1])
+        first = torch.cat([x for x, _ in batches.epoch(0)])  # whatever was drawn before
+        assert torch.equal(first, passes[0])
+    batches = Batches(images, "train", 16, device="cpu")  # nothing is drawn: nothing differs
+    assert torch.equal(*(torch.cat([x for x, _ in batches]) for _ in range(2)))
 
 
 def random_states() -> list:
@@ -609,16 +723,76 @@ def test_on_a_cpu_batches_share_the_images(mnist_files: Path):
     [
         ({"batch_size": 0}, "batch_size=0; expected 1 or more"),
         ({"batch_size": -3}, "batch_size=-3; expected 1 or more"),
-        ({"size": 0}, "size=0; expected 1 or more pixels"),
+        ({"batch_size": 2.5}, "batch_size=2.5; expected 1 or more, as a whole number"),
+        ({"batch_size": float("nan")}, "batch_size=nan; expected 1 or more, as a whole number"),
+        ({"batch_size": "2"}, "batch_size='2'; expected 1 or more, as a whole number"),
+        ({"batch_size": None}, "batch_size=None; expected 1 or more, as a whole number"),
+        ({"size": 0}, "size=0; expected 1 or more"),
+        ({"size": 2.0}, "size=2.0; expected 1 or more, as a whole number"),
+        ({"size": (2, 2)}, "expected 1 or more, as a whole number"),
+        ({"seed": -1}, "seed=-1; expected 0 or more"),
+        ({"seed": 0.5}, "seed=0.5; expected 0 or more"),
         ({"part": "validation"}, "part='validation'; expected 'train' or 'test'"),
         ({"indices": torch.tensor([], dtype=torch.int64)}, "indices is empty"),
+        ({"indices": []}, "indices is empty"),
+        ({"indices": torch.zeros(4, dtype=torch.bool)}, "the mask chooses no image"),
+        ({"indices": torch.ones(3, dtype=torch.bool)}, "a mask of 3 values; expected 4"),
+        ({"indices": [0, 4]}, "indices run from 0 to 4; expected 0 to 3, for 4 images"),
+        ({"indices": [-1, 2]}, "indices run from -1 to 2; expected 0 to 3"),
+        ({"indices": [0.0, 1.0]}, "float64 .*expected a row of whole numbers, or a mask"),
+        ({"indices": [[0, 1]]}, r"\(1, 2\); expected a row of whole numbers"),
+        ({"indices": [[0, 1], [2]]}, "expected whole numbers or a mask"),
+        ({"indices": 3}, "expected a row of whole numbers"),
+        ({"indices": {0, 1}}, "expected a row of whole numbers"),
+        ({"indices": "01"}, "expected a row of whole numbers"),
         ({"augment": ("flop",)}, "Unknown augmentation 'flop'. Did you mean 'flip'?"),
         ({"augment": ("flip", "rotate")}, "Unknown augmentation 'rotate'.*: crop, flip, colour"),
+        ({"augment": "flop"}, "Unknown augmentation 'flop'. Did you mean 'flip'?"),
+        ({"augment": (3,)}, "Unknown augmentation '3'"),
+        ({"augment": True}, "augment=True; expected names out of"),
+        ({"share": (2, 2)}, r"share=\(2, 2\); expected \(rank, ranks\)"),
+        ({"share": (-1, 2)}, r"expected \(rank, ranks\)"),
+        ({"share": 2}, r"share=2; expected \(rank, ranks\)"),
+        ({"batch_size": 1, "share": (0, 2)}, "1 images a batch cannot be shared by 2 processes"),
     ],
 )
 def test_batches_refuse_what_makes_no_sense(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Batches(**{"data": numbered(4), "part": "train", "batch_size": 2, **options})
+
+
+@pytest.mark.parametrize("epoch", [-1, 0.5, "0", None])
+def test_an_epoch_is_a_number_from_0(epoch: object):
+    with pytest.raises(ValueError, match=f"epoch={epoch!r}; expected 0 or more"):
+        Batches(numbered(4), "train", 2, device="cpu").epoch(epoch)
+
+
+@pytest.mark.parametrize("numbers", [(-1,), (0, 0.5), ("0",), (None,)])
+def test_a_generator_needs_whole_numbers(numbers: tuple):
+    with pytest.raises(ValueError, match="expected 0 or more, as a whole number"):
+        data.generator(*numbers)
+
+
+@pytest.mark.parametrize(
+    ("x", "draws", "kinds", "kind"),
+    [
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 6), ("flip",), TypeError),
+        (random_images(2, 3, 4, 4)[0], torch.zeros(2, 6), ("flip",), TypeError),
+        (random_images(2, 3, 4, 4), torch.zeros(3, 6), ("flip",), ValueError),
+        (random_images(2, 3, 4, 4), torch.zeros(2, 5), ("flip",), ValueError),
+        (random_images(2, 3, 4, 4), None, ("flip",), ValueError),
+        (random_images(2, 3, 4, 4), torch.zeros(2, 6), ("flop",), ValueError),
+        (random_images(2, 3, 0, 4), torch.zeros(2, 6), ("crop",), ValueError),
+    ],
+)
+def test_augment_refuses_other_shapes(x: object, draws: object, kinds: tuple, kind: type):
+    with pytest.raises(kind):
+        data.augment(x, draws, kinds)
+
+
+def test_a_draw_of_one_is_still_inside_the_image():
+    x = random_images(2, 3, 16, 16)
+    assert data.augment(x, torch.ones(2, 6), ("crop",)).shape == x.shape
 
 
 # ------------------------------------------------------------------------- the real data, if any
@@ -649,12 +823,8 @@ def test_real_files(name: str, mean: float, std: float, first: tuple[int, int]):
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Class folders are read as if they held only their first 20 images."""
-    whole = sources.list_images
-
-    def first(folder: Path) -> dict[str, list[Path]]:
-        return {name: paths[:20] for name, paths in whole(folder).items()}
-
-    monkeypatch.setattr(sources, "list_images", first)
+    whole = pictures.files_at
+    monkeypatch.setattr(pictures, "files_at", lambda *place: whole(*place)[:20])
 
 
 @real("cifar10")
