@@ -245,7 +245,7 @@ def predict_pictures(
     wrong = 0
     for path in predict.files_in(pictures):
         try:
-            found = predict.classes(net, predict.open_picture(path), top)
+            found = predict.classes(net, path, top)
         except ValueError as error:
             print(f"{path}: {error}", file=sys.stderr)
             wrong += 1

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
-from common.data import AUGMENTATIONS
 from common.machine import PRECISIONS, unknown
 
+AUGMENTATIONS = ("crop", "flip", "colour")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup", "multistep")
 WARMUP = 0.2  # share of the training in which "warmup" raises the learning rate

@@ -12,9 +12,8 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from common import machine, pictures, sources
+from common.config import AUGMENTATIONS
 from common.machine import unknown
-
-AUGMENTATIONS = ("crop", "flip", "colour")
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def write(model: nn.Module, path: Path, about: dict, half: bool = False) -> None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, fresh, {"about": json.dumps(about)})
+        fresh.chmod(0o644)  # the library leaves it to its owner alone
         os.replace(fresh, path)
     except (OSError, SafetensorError) as error:
         raise machine.cannot_write(path, error) from error

@@ -44,8 +44,9 @@ def test_no_module_reaches_into_another_s_private_names():
 
 # From the ground up: a module imports only what stands before it.
 ORDER = (
-    "machine", "ddp", "advice", "probe", "sources", "data", "config", "checkpoints", "run", "train",
-    "zoo", "weights", "look", "predict", "records", "experiments", "perform", "compare", "check",
+    "machine", "config", "ddp", "advice", "probe", "download", "sources", "pictures", "data",
+    "checkpoints", "run", "train", "zoo", "weights", "look", "predict", "records", "experiments",
+    "perform", "compare", "check",
     "setup", "__main__",
 )  # fmt: skip
 

@@ -1,0 +1,252 @@
+"""Trained weights: what ships, what comes back, what is refused; and what is on a picture."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from common import data, machine, predict, weights, zoo
+from common.__main__ import main
+from common.train import evaluate
+
+SHIPPED = weights.shipped()
+ABOUT = {
+    "network": "lenet5_cifar", "options": {}, "digest": "x", "accuracy": 0.5, "dataset": "cifar10",
+    "source": "a test", "classes": [f"class {i}" for i in range(10)], "channels": 3,
+    "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 32, "seed": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """(file, model) of an untrained net that was kept."""
+    torch.manual_seed(0)
+    model = zoo.build("lenet5_cifar").eval()
+    path = tmp_path / "net.safetensors"
+    weights.write(model, path, ABOUT)
+    return path, model
+
+
+# ------------------------------------------------------------------------------- what ships
+
+
+def test_what_ships_is_small_and_summed():
+    files = sorted(weights.WEIGHTS.glob("*"))
+    assert sum(file.stat().st_size for file in files) < 20e6
+    sums = dict(reversed(line.split()) for line in weights.SUMS.read_text().splitlines())
+    assert set(sums) == {f"{name}.safetensors" for name in SHIPPED}
+    for name, expected in sums.items():
+        assert hashlib.sha256((weights.WEIGHTS / name).read_bytes()).hexdigest() == expected
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_net_is_as_accurate_as_recorded(name, monkeypatch, tmp_path):
+    """On the sample of test images that ships as well, and to the image."""
+    monkeypatch.setenv("CNN_DATA", str(tmp_path))
+    monkeypatch.setattr("common.sources.download", lambda *_: (_ for _ in ()).throw(OSError("no")))
+    model = weights.trained(name)
+    images = data.load("cifar10")
+    assert images.classes == tuple(model.about["classes"])
+    batches = data.Batches(images, "test", 250, size=model.about["image_size"])
+    mean, std = (torch.tensor(model.about[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    batches.shift, batches.scale = 255 * mean, 255 * std
+    found = evaluate(model, batches, "fp32")
+    assert found.accuracy == pytest.approx(model.about["sample_accuracy"], abs=1e-9)
+    logits = torch.tensor(model.about["first_logits"])
+    x, _ = next(iter(batches))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x[:10]), logits, atol=1e-3, rtol=0)
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(ValueError, match="Unknown trained network 'lenet5_cifr'"):
+        weights.trained("lenet5_cifr")
+
+
+def test_a_damaged_file_of_the_course_is_named(monkeypatch, tmp_path, kept):
+    monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(weights, "SUMS", tmp_path / "SHA256SUMS")
+    path, _ = kept
+    path.rename(tmp_path / "lenet5_cifar.safetensors")
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  lenet5_cifar.safetensors\n")
+    with pytest.raises(ValueError, match=r"lenet5_cifar\.safetensors is damaged"):
+        weights.trained("lenet5_cifar")
+
+
+# ------------------------------------------------------------------------- writing and reading
+
+
+def test_round_trip(kept):
+    path, model = kept
+    again = weights.from_file(path)
+    assert again.about == ABOUT
+    assert not again.training
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), model(x))
+
+
+def test_half_precision_is_half_the_size(kept, tmp_path):
+    path, model = kept
+    small = tmp_path / "small.safetensors"
+    weights.write(model, small, ABOUT, half=True)
+    assert small.stat().st_size < 0.55 * path.stat().st_size
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(weights.from_file(small)(x), model(x), atol=1e-2, rtol=1e-2)
+
+
+def test_a_weight_that_is_no_number_is_not_written(tmp_path, kept):
+    _, model = kept
+    with torch.no_grad():
+        model.fc3.weight[0, 0] = 1e6  # too large for fp16
+    with pytest.raises(ValueError, match="no finite number in fp16"):
+        weights.write(model, tmp_path / "new.safetensors", ABOUT, half=True)
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "folder", "no metadata"])
+def test_what_is_no_weights_file_is_named(kept, tmp_path, damage):
+    path, _ = kept
+    content = path.read_bytes()
+    bad = tmp_path / "bad.safetensors"
+    if damage == "folder":
+        bad.mkdir()
+    elif damage == "no metadata":
+        from safetensors.torch import save_file
+
+        save_file({"a": torch.zeros(1)}, bad)
+    else:
+        bad.write_bytes({"cut": content[:500], "text": b"hello", "empty": b""}[damage])
+    with pytest.raises((ValueError, FileNotFoundError), match=r"bad\.safetensors"):
+        weights.from_file(bad)
+
+
+def test_a_file_of_another_network_says_what_differs(kept):
+    path, _ = kept
+    with pytest.raises(ValueError, match=r"of another network: conv1\.weight is \(6, 3, 5, 5\)"):
+        weights.load_into(zoo.build("lenet5_bn"), path)
+
+
+# ---------------------------------------------------------------------------------- ImageNet's
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet18", "resnet34", "densenet121"])
+def test_imagenet_weights_go_into_our_own_class(name, monkeypatch):
+    """Torchvision's own model, randomly initialised, stands for the download."""
+    theirs, _ = weights.IMAGENET[name]
+    torch.manual_seed(0)
+    other = torchvision.models.get_model(theirs, weights=None).eval()
+    kind = type(torchvision.models.get_model_weights(theirs).DEFAULT)
+    monkeypatch.setattr(kind, "get_state_dict", lambda *_, **__: other.state_dict())
+    ours = weights.pretrained(name)
+    assert len(ours.about["classes"]) == 1000
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), other(x), rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_network_the_file_and_its_place_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(OSError, match=r"resnet18-\w+\.pth elsewhere and put it at .*checkpoints"):
+        weights.pretrained("resnet18")
+
+
+def test_no_imagenet_weights_for_others():
+    with pytest.raises(ValueError, match="Unknown network with ImageNet weights 'lenet5'"):
+        weights.pretrained("lenet5")
+
+
+# ------------------------------------------------------------------------------ what is on it
+
+
+class Brightest(nn.Module):
+    """Answers the brightest channel: what a picture looks like is then what it says."""
+
+    def __init__(self):
+        super().__init__()
+        self.about = ABOUT | {"classes": ["red", "green", "blue"], "mean": [0] * 3, "std": [1] * 3}
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, x):
+        return self.scale * x.mean(dim=(2, 3))
+
+
+def test_a_picture_is_seen_upright_and_in_its_middle(tmp_path):
+    """Blue above red, stored on its side with a note to turn it; the ends are cropped away."""
+    image = Image.new("RGB", (90, 30), "red")
+    image.paste("blue", (0, 0, 45, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    x = predict.prepared(Brightest(), tmp_path / "turned.jpg")
+    assert x.shape == (1, 3, 32, 32)
+    top, bottom = x[0, :, :14].mean((1, 2)), x[0, :, 18:].mean((1, 2))
+    assert {int(top.argmax()), int(bottom.argmax())} == {0, 2}
+    assert int(top.argmax()) == 2
+
+
+@pytest.mark.parametrize("form", ["png", "webp", "gif", "bmp", "tiff", "palette", "cmyk", "alpha"])
+def test_every_form_of_a_picture(tmp_path, form):
+    image = Image.new("RGB", (50, 40), "green")
+    path = tmp_path / f"p.{form}"
+    if form == "palette":
+        image.convert("P").save(path := tmp_path / "p.png")
+    elif form == "cmyk":
+        image.convert("CMYK").save(path := tmp_path / "p.jpg")
+    elif form == "alpha":
+        image.putalpha(255)
+        image.save(path := tmp_path / "p.png")
+    else:
+        image.save(path)
+    name, share = predict.classes(Brightest(), path, 1)[0]
+    assert name == "green"
+    assert 0.5 < share <= 1
+
+
+def test_an_animated_gif_and_a_large_picture(tmp_path):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert predict.classes(Brightest(), tmp_path / "a.gif", 1)[0][0] == "red"
+    Image.new("RGB", (8000, 6250), "blue").save(tmp_path / "large.jpg")  # 50 megapixels
+    assert predict.classes(Brightest(), tmp_path / "large.jpg", 1)[0][0] == "blue"
+
+
+def test_the_command_line(kept, tmp_path, capsys):
+    """Bad files are named, the others are still answered."""
+    path, _ = kept
+    folder = tmp_path / "pictures"
+    (folder / "inside").mkdir(parents=True)
+    Image.new("RGB", (40, 50), "red").save(folder / "inside/good.png")
+    (folder / "bad.jpg").write_text("hello")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    assert main(["predict", str(path), str(folder), str(tmp_path / "missing.jpg")]) == 1
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    assert line.startswith(f"{folder / 'inside/good.png'}: class ")
+    assert line.count("%") == 3
+    assert "bad.jpg: it is no image" in err
+    assert "dot.png: it has 1 x 1 pixels" in err
+    assert "missing.jpg: " in err
+    assert main(["predict", str(path), str(folder / "inside"), "--top", "1"]) == 0
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["predict", str(path), str(empty)]) == 2
+    assert main(["predict", "resnt18", str(folder)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_the_command_line_trains_can_predict(tmp_path, capsys):
+    words = ["train", "lenet5", "--dataset", "digits", "--epochs", "1", "--train-images", "100"]
+    assert main(words) == 0
+    (kept,) = (machine.runs_folder() / "weights").glob("*")
+    Image.new("L", (40, 30), 200).save(tmp_path / "grey.png")
+    assert main(["predict", str(kept), str(tmp_path / "grey.png")]) == 0
+    assert json.loads(json.dumps(weights.metadata(kept)))["classes"] == list("0123456789")
