@@ -6,7 +6,7 @@ from queue import Empty
 
 os.environ.setdefault("CNN_PROFILE", "smoke")
 
-from nbval import kernel  # noqa: E402
+from nbval import kernel
 
 
 def watched(get_message):

@@ -96,6 +96,7 @@ class Training:
         checkpoint: Path | str | bool | None = None,
     ):
         self.show = show and ddp.rank() == 0
+        self.curve: object | None = None  # what `common.look` draws in a notebook
         self.batches, self.held_out = split_batches(data, config)  # the test images stay untouched
         device = self.batches.device
         model.to(device, memory_format=memory_format(model))

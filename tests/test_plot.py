@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import plot
+from common import look
 from common.train import History
 
 
@@ -43,9 +43,9 @@ def picture(bundle: dict[str, str]) -> tuple[Image.Image, int]:
 
 
 def test_a_figure_carries_its_text():
-    fig, ax = plot.figure()
+    fig, ax = look.figure()
     ax.plot([1, 2], [3, 4])
-    bundle = plot.bundle(fig, 'loss < 2 & "falling"')
+    bundle = look.bundle(fig, 'loss < 2 & "falling"')
     assert set(bundle) == {"text/html", "text/plain"}
     assert 'alt="loss &lt; 2 &amp; &quot;falling&quot;"' in bundle["text/html"]
     assert bundle["text/html"].startswith("<figure")
@@ -53,8 +53,8 @@ def test_a_figure_carries_its_text():
 
 
 def test_a_curve_is_small():
-    fig, alt = plot.curves_with_alt(history(30), "A run")
-    image, size = picture(plot.bundle(fig, alt))
+    fig, alt = look.curves_with_alt(history(30), "A run")
+    image, size = picture(look.bundle(fig, alt))
     assert size < 60_000
     assert image.mode == "P"
     assert 10 < len(image.getcolors()) <= 128
@@ -62,7 +62,7 @@ def test_a_curve_is_small():
 
 
 def test_a_curve_says_what_it_shows():
-    fig, alt = plot.curves_with_alt(history(4), "A run")
+    fig, alt = look.curves_with_alt(history(4), "A run")
     assert alt.startswith("A run. Two curves by epoch. After epoch 4: training loss 0.500")
     assert "validation loss 0.525" in alt
     assert "training accuracy 70.0%, validation accuracy 87.5%" in alt
@@ -86,7 +86,7 @@ def test_a_live_curve_is_one_display(monkeypatch):
         return Handle()
 
     monkeypatch.setattr("IPython.display.display", display)
-    curve = plot.LiveCurve()
+    curve = look.LiveCurve()
     for epochs in (1, 2, 3):
         curve.update(history(epochs))
     assert [kind for kind, _, _ in calls] == ["display", "update", "update", "update"]
@@ -104,15 +104,15 @@ def test_figures_do_not_pile_up(shown):
         return pyplot.get_fignums() if pyplot else []
 
     before = kept()
-    fig, _ = plot.figure()
-    plot.show(fig, "nothing")
+    fig, _ = look.figure()
+    look.show(fig, "nothing")
     assert len(shown) == 1
     assert kept() == before
 
 
 def test_the_confusion_matrix_names_the_worst_mistake(shown):
     matrix = torch.tensor([[50, 3, 0], [1, 40, 0], [2, 7, 30]])  # row: truth
-    plot.confusion(matrix, ("shirt", "coat", "bag"), "Test images")
+    look.confusion(matrix, ("shirt", "coat", "bag"), "Test images")
     assert shown[0]["text/plain"] == (
         "[figure: Test images. Most frequent mistake: bag taken for coat, 7 times.]"
     )
@@ -120,31 +120,31 @@ def test_the_confusion_matrix_names_the_worst_mistake(shown):
 
 
 def test_a_confusion_matrix_without_mistakes(shown):
-    plot.confusion(torch.diag(torch.tensor([5, 4])), ("a", "b"), "Perfect")
+    look.confusion(torch.diag(torch.tensor([5, 4])), ("a", "b"), "Perfect")
     assert len(shown) == 1
 
 
 def test_compared_curves_name_each_run(shown):
-    plot.compare_curves({"a": history(2, 0.9), "b": history(3, 0.8)}, "Two")
+    look.compare_curves({"a": history(2, 0.9), "b": history(3, 0.8)}, "Two")
     assert "Last values of the validation accuracy: a 85, b 76.7." in shown[0]["text/plain"]
-    plot.compare_curves({"a": history(2)}, "Loss", "train_loss")
+    look.compare_curves({"a": history(2)}, "Loss", "train_loss")
     assert "training loss: a 1." in shown[1]["text/plain"]
 
 
 def test_bars_tell_every_value(shown):
-    plot.bars({"lenet": 97.5, "vgg": 99.25}, "Accuracy", "%", {"vgg": 99.1})
+    look.bars({"lenet": 97.5, "vgg": 99.25}, "Accuracy", "%", {"vgg": 99.1})
     assert shown[0]["text/plain"] == "[figure: Accuracy: lenet 97.5, vgg 99.25.]"
 
 
 def test_a_grid_of_images(shown):
     images = [torch.rand(1, 8, 8) for _ in range(10)]
-    plot.grid(images, [str(i) for i in range(10)], "Digits", "Ten digits.", columns=4)
-    plot.grid([torch.zeros(3, 8, 8)], None, "One", "One image.")
+    look.grid(images, [str(i) for i in range(10)], "Digits", "Ten digits.", columns=4)
+    look.grid([torch.zeros(3, 8, 8)], None, "One", "One image.")
     assert [b["text/plain"] for b in shown] == ["[figure: Ten digits.]", "[figure: One image.]"]
 
 
 def test_images_are_stretched_to_their_range():
-    grey = plot.to_picture(torch.tensor([[[2.0, 4.0], [3.0, 2.0]]]))
+    grey = look.to_picture(torch.tensor([[[2.0, 4.0], [3.0, 2.0]]]))
     assert grey.tolist() == [[0, 1], [0.5, 0]]
-    assert plot.to_picture(torch.rand(3, 4, 5)).shape == (4, 5, 3)
-    assert plot.to_picture(torch.full((1, 2, 2), 7.0)).tolist() == [[0, 0], [0, 0]]
+    assert look.to_picture(torch.rand(3, 4, 5)).shape == (4, 5, 3)
+    assert look.to_picture(torch.full((1, 2, 2), 7.0)).tolist() == [[0, 0], [0, 0]]

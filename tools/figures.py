@@ -1,213 +1,155 @@
-"""The README's charts, as SVG text: the same bytes from the same models and records."""
+"""Draws figures/ and writes the tables of README, results/ and docs/: the same bytes from the same
+models and records."""
 
-import math
-from html import escape
+import io
+import sys
 
+import matplotlib
 import pandas as pd
+import seaborn as sns
 
-from common import compare, diagram, experiments, machine, records, zoo
-from common.plot import COLOURS
+from common import compare, experiments, look, machine, records, zoo
 from tools import bench, scaling
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 66, 52, 44, 30
-
-# The line of descent: variant, name, what it added.
-LINE = (
-    ("lenet5", "LeNet-5", "shared kernels, pooling"),
-    ("alexnet_paper", "AlexNet", "depth, ReLU, dropout"),
-    ("nin", "NiN", "1×1 kernels, global pooling"),
-    ("vgg16", "VGG", "3×3 kernels, blocks"),
-    ("googlenet", "GoogLeNet", "parallel branches"),
-    ("resnet18", "ResNet", "shortcuts that add"),
-    ("densenet121", "DenseNet", "shortcuts that concatenate"),
-    ("mobilenet", "MobileNet", "depthwise separable"),
-)
-
-
-# What `make figures` writes between such marks: in README.md, and in docs/scaling.md.
+# What stands between such marks in a text is written here.
 MARKS = "<!-- {}: written by `make figures` -->\n", "<!-- end of {} -->"
+TEXTS = {"README.md": "board", "results/README.md": "results", "docs/scaling.md": "scaling"}
 
 
 def everything() -> dict[str, str]:
     """Every picture of figures/ by name, as SVG text."""
     drawings = {
-        name: diagram.svg(zoo.build_on_meta(name), (1, *variant.input_shape), name)
-        for name, (variant, _) in zoo.variants().items()
+        name: look.svg(zoo.build_on_meta(name), (1, *zoo.variant(name).input_shape), name)
+        for name in zoo.names()
     }
     drawings["timeline"] = timeline()
-    results = compare.at_a_glance(profile="laptop")
-    clothes = results[results["dataset"] == "fashion_mnist"]
-    notebooks = clothes["network"].map(lambda name: zoo.variants()[name][1])
-    clothes = clothes[~notebooks.duplicated()]  # the best of each notebook
-    if len(clothes):
-        title = "Fashion-MNIST, recorded runs on a laptop's budget: accuracy against "
-        for cost, label in (
-            ("params", "parameters"),
-            ("mult_adds", "mult-adds for one image"),
-        ):
-            drawings[f"accuracy_{cost}"] = scatter(clothes, cost, label, title + label)
+    board = compare.leaderboard(records.read_all(yours=False)[0])
+    if len(board):
+        drawings["accuracy_params"] = accuracy(board, "params", "parameters")
+        drawings["accuracy_mult_adds"] = accuracy(board, "mult_adds", "mult-adds for one image")
     if measured := [row for row in bench.read_rows("speed") if row["name"] != "start"]:
         drawings["speed"] = speed([r for r in measured if r["device"] == measured[0]["device"]])
     return drawings
 
 
-def documents() -> dict[str, str]:
-    """The texts that hold tables, by their path, with each table written anew."""
-    tables = {
-        "README.md": {
-            "results": compare.markdown(compare.at_a_glance()),
-            "experiments": experiments_table(),
-        },
-        "docs/scaling.md": {"scaling": scaling.scaling_markdown(bench.read_rows("scaling"))},
-    }
-    written = {}
-    for path, parts in tables.items():
-        text = (machine.HOME / path).read_text(encoding="utf-8")
-        for name, table in parts.items():
-            begin, end = (mark.format(name) for mark in MARKS)
-            before, rest = text.split(begin)
-            text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
-        written[path] = text
-    return written
-
-
-def experiments_table() -> str:
-    """A Markdown table of the experiments: how many of their networks have a recorded run."""
-    runs, _ = records.read_all(yours=False)
-    lines = [
-        "| experiment | runs a seed | recorded, `laptop`, by seed | recorded, `full`, by seed |",
-        "|---|---|---|---|",
-    ]
-    for name, table in experiments.EXPERIMENTS.items():
-        known = runs[(runs["experiment"] == name) & ~runs["stand_in"].astype(bool)]
-        known = known.to_dict("records")
-        seeds = sorted({record["seed"] for record in known})
-        cells = []
-        for profile in ("laptop", "full"):
-            counts = [
-                sum(
-                    experiments.recorded(name, run, profile, known)
-                    for run in experiments.runs_of(name, profile, [seed])
-                )
-                for seed in seeds
-            ]
-            done = [f"{count} of {len(table)}" for count in counts if count]
-            cells.append(" + ".join(done) if done else "not yet run")
-        lines.append(f"| `{name}` | {len(table)} | {' | '.join(cells)} |")
+def as_svg(fig, alt: str) -> str:
+    """A figure as SVG with a text alternative, free of dates and random names."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "cnn-workbook", "svg.fonttype": "none"}):
+        fig.savefig(text, format="svg", metadata={"Date": None, "Title": alt}, facecolor="white")
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return "\n".join(lines) + "\n"
 
 
-def document(width: int, height: int, title: str, alt: str, parts: list[str]) -> str:
-    """An SVG document with a title to read and a text alternative."""
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-            f'aria-label="{escape(alt)}" font-family="Helvetica, Arial, sans-serif" '
-            'font-size="13" text-anchor="middle">',
-            f"<title>{escape(alt)}</title>",
-            f'<rect width="{width}" height="{height}" fill="white"/>',
-            f'<text x="16" y="24" font-size="16" text-anchor="start">{escape(title)}</text>',
-            *parts,
-            "</svg>",
-            "",
-        ]
-    )
-
-
 def timeline() -> str:
-    """The course's architectures in order of publication, each with what it added and its size."""
-    rows = [row for row in LINE if row[0] in zoo.names()]
-    step = (WIDTH - 40) / len(rows)
-    parts = [f'<path d="M20 96H{WIDTH - 20}" stroke="#555" stroke-width="2"/>']
+    """The architectures in order of publication, each with what it added and its size."""
+    rows = sorted(zoo.architectures().items(), key=lambda row: row[1].year)
+    fig, ax = look.figure(size=(10, 2.4))
+    ax.set_axis_off()
+    ax.axhline(0, color="#555", zorder=0)
+    ax.set(xlim=(-0.5, len(rows) - 0.5), ylim=(-1.1, 0.9))
     told = []
-    for i, (name, label, idea) in enumerate(rows):
-        year = compare.architecture(name)["year"]
-        x = 20 + step * (i + 0.5)
-        count = f"{zoo.variant(name).params / 1e6:.3g} M"
-        told.append(f"{year} {label}: {idea}, {count} parameters")
-        first, _, second = idea.partition(", ")
-        first, *rest = (first, second) if second else idea.rsplit(" ", 1)
-        parts += [
-            f'<circle cx="{x:.1f}" cy="96" r="7" fill="{COLOURS[0]}"/>',
-            f'<text x="{x:.1f}" y="62" font-weight="bold">{label}</text>',
-            f'<text x="{x:.1f}" y="80" fill="#555">{year}</text>',
-            f'<text x="{x:.1f}" y="122" font-size="11">{escape(first)}</text>',
-            f'<text x="{x:.1f}" y="137" font-size="11">{escape(" ".join(rest))}</text>',
-            f'<text x="{x:.1f}" y="156" font-size="11" fill="#555">{count}</text>',
-        ]
-    title = "Eight architectures, what each added, and its parameters as built here"
-    return document(WIDTH, 172, title, "; ".join(told) + ".", parts)
+    for x, (name, about) in enumerate(rows):
+        first = next(n for n in zoo.names() if zoo.notebook_of(n).stem[3:] == name)
+        count = f"{zoo.variant(first).params / 1e6:.2g} M parameters"
+        ax.plot(x, 0, "o", ms=9, color=look.COLOURS[0])
+        ax.text(x, 0.5, about.name, ha="center", weight="bold", fontsize=10)
+        ax.text(x, 0.22, str(about.year), ha="center", fontsize=9)
+        added = about.added.replace(", ", "\n").replace(" that ", "\nthat ")
+        ax.text(x, -0.2, f"{added}\n{count}", ha="center", va="top", fontsize=8)
+        told.append(f"{about.year} {about.name}: {about.added}, {count}")
+    title = "The architectures, what each added, and its size as built here"
+    ax.set_title(title)
+    return as_svg(fig, f"{title}. {'; '.join(told)}.")
 
 
-def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
-    """Test accuracy (%) against the column `cost` (logarithmic), a point a row, named by model."""
-    x0, x1 = math.log10(frame[cost].min()) - 0.25, math.log10(frame[cost].max()) + 0.35
-    low = math.floor(frame["accuracy"].min())
-    high = max(math.ceil(frame["accuracy"].max()), low + 1)
-    across = (WIDTH - LEFT - RIGHT) / (x1 - x0)
-    up = (HEIGHT - TOP - BOTTOM) / (high - low)
-    floor = HEIGHT - BOTTOM
-    parts = [f'<path d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}" fill="none" stroke="#555"/>']
-    for power in range(math.ceil(x0), math.floor(x1) + 1):
-        x = LEFT + (power - x0) * across
-        parts.append(f'<path d="M{x:.1f} {TOP}V{floor}" stroke="#ddd"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{floor + 18}">10'
-            f'<tspan dy="-5" font-size="9">{power}</tspan></text>'
-        )
-    for value in range(low, high + 1):
-        y = floor - (value - low) * up
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value}</text>')
-    told, placed = [], []
-    for row in frame.itertuples():
-        x = LEFT + (math.log10(getattr(row, cost)) - x0) * across
-        y = floor - (row.accuracy - low) * up
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{COLOURS[0]}"/>')
-        near = any(abs(x - a) < 90 and abs(y - b) < 14 for a, b in placed)
-        placed.append((x, y))
-        baseline = y + (18 if near else -7)  # a name under the point where one stands above already
-        parts.append(
-            f'<text x="{x + 9:.1f}" y="{baseline:.1f}" text-anchor="start">'
-            f"{escape(row.model)}</text>"
-        )
-        told.append(f"{row.model} {row.accuracy:.1f} % at {getattr(row, cost):,}")
-    middle = (TOP + floor) / 2
-    parts += [
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}">{escape(label)}</text>',
-        f'<text transform="rotate(-90 20 {middle})" x="20" y="{middle}">test accuracy (%)</text>',
-    ]
-    return document(WIDTH, HEIGHT, title, f"{title}: " + "; ".join(told) + ".", parts)
+def accuracy(board: pd.DataFrame, cost: str, label: str) -> str:
+    """Test accuracy against a cost, a point a network, with the Pareto front."""
+    fig, ax = look.figure(size=(7.5, 4))
+    sns.scatterplot(board, x=cost, y="accuracy", hue="architecture", style="architecture",
+                    s=90, legend=False, ax=ax)  # fmt: skip
+    for row in board.itertuples():
+        ax.annotate(row.network, (getattr(row, cost), row.accuracy), xytext=(6, 6), fontsize=8,
+                    textcoords="offset points")  # fmt: skip
+    front = board[compare.pareto(board, cost)].sort_values(cost)
+    ax.plot(front[cost], front["accuracy"], "k", lw=1, drawstyle="steps-post")
+    title = f"CIFAR-10 (JPEG copy), one recipe: accuracy against {label}"
+    ax.set(xscale="log", title=title, xlabel=label, ylabel="test accuracy (%)")
+    ax.margins(x=0.2, y=0.15)
+    told = [f"{r.network} {r.accuracy:.1f} % at {getattr(r, cost):,}" for r in board.itertuples()]
+    return as_svg(fig, f"{title}: {'; '.join(told)}.")
 
 
 def speed(rows: list[dict]) -> str:
     """How many times as fast as the conventional way: a bar a row of the benchmark."""
-    line, left = 21, 230
-    height = TOP + line * len(rows) + BOTTOM
-    across = (WIDTH - left - 70) / math.log10(max(1.1, *(row["ratio"] for row in rows)))
-    floor = height - BOTTOM + 6
-    parts, told = [], []
-    for times in (1, 2, 5, 10, 20, 50, 100):
-        x = left + math.log10(times) * across
-        if x <= WIDTH - 60:
-            parts.append(f'<path d="M{x:.1f} {TOP - 6}V{floor}" stroke="#ddd"/>')
-            parts.append(f'<text x="{x:.1f}" y="{floor + 16}">{times}</text>')
-    for i, row in enumerate(rows):
-        y = TOP + line * i
-        width = max(math.log10(row["ratio"]) * across, 1)
-        colour = COLOURS[{"training": 0, "evaluation": 2}.get(row["work"], 1)]
-        label = f"{row['name']} at {row['image_size']}, {row['work']}"
-        label = label.replace("loader", "batches").replace(", loading", ", loading only")
-        parts += [
-            f'<text x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(label)}</text>',
-            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="14" fill="{colour}"/>',
-            f'<text x="{left + width + 6:.1f}" y="{y + 11}" text-anchor="start">'
-            f"{row['ratio']:.1f}</text>",
-        ]
-        told.append(f"{label} {row['ratio']:.1f} times")
-    parts.append(
-        f'<text x="{(left + WIDTH - 70) / 2}" y="{height - 10}">'
-        "times as many images a second as the conventional way (logarithmic)</text>"
-    )
-    title = f"Our loop against a DataLoader with PIL in fp32, on {rows[0]['device']}"
-    return document(WIDTH, height, title, f"{title}: " + "; ".join(told) + ".", parts)
+    labels = [f"{row['name']} at {row['image_size']}, {row['work']}" for row in rows]
+    fig, ax = look.figure(size=(8, 0.26 * len(rows) + 1))
+    colours = [look.COLOURS[{"evaluation": 2, "loading": 1}.get(row["work"], 0)] for row in rows]
+    bars = ax.barh(labels, [row["ratio"] for row in rows], color=colours)
+    ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    ax.invert_yaxis()
+    formats = ", ".join(sorted({row["precision"] for row in rows}))
+    title = f"Our loop ({formats}) against a DataLoader with PIL in fp32, {rows[0]['device']}"
+    ax.set(xscale="log", title=title, xlabel="times as many images a second (logarithmic)")
+    ax.axvline(1, color="k", lw=0.8)
+    told = [f"{label} {row['ratio']:.1f}" for label, row in zip(labels, rows, strict=True)]
+    return as_svg(fig, f"{title}: times as fast: {'; '.join(told)}.")
+
+
+# ------------------------------------------------------------------------------------- documents
+
+
+def documents() -> dict[str, str]:
+    """The texts that hold tables, by their path, with each table written anew."""
+    runs, _ = records.read_all(yours=False)
+    tables = {
+        "board": compare.markdown_board(compare.leaderboard(runs)),
+        "results": compare.markdown(compare.grouped(runs)) + "\n" + experiments_table(runs),
+        "scaling": scaling.scaling_markdown(bench.read_rows("scaling")),
+    }
+    written = {}
+    for path, name in TEXTS.items():
+        text = (machine.HOME / path).read_text(encoding="utf-8")
+        begin, end = (mark.format(name) for mark in MARKS)
+        before, rest = text.split(begin)
+        written[path] = f"{before}{begin}\n{tables[name]}\n{end}{rest.split(end)[1]}"
+    return written
+
+
+def experiments_table(runs: list[records.Record]) -> str:
+    """A Markdown table of the experiments: how many of their runs are recorded."""
+    lines = [
+        "| experiment | runs a seed | recorded in `laptop` | recorded in `full` |",
+        "|---|---|---|---|",
+    ]
+    for name in experiments.experiment_names():
+        cells = []
+        for profile in ("laptop", "full"):
+            seeds = {run.seed for run in runs if run.experiment == name}
+            done = [
+                any(experiments.is_of(run, plan, name, profile) for run in runs)
+                for seed in seeds
+                for plan in experiments.plans(name, profile, [seed])
+            ]
+            cells.append(f"{sum(done)} of {len(done)}" if any(done) else "not yet run")
+        lines.append(f"| `{name}` | {len(experiments.table_of(name))} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Redraw figures/ and rewrite the tables."""
+    folder = machine.HOME / "figures"
+    drawings = everything()
+    for old in folder.glob("*.svg"):
+        if old.stem not in drawings:
+            old.unlink()
+    for name, drawing in drawings.items():
+        (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
+    for path, text in documents().items():
+        (machine.HOME / path).write_text(text, encoding="utf-8")
+    print(f"{len(drawings)} pictures drawn in figures/; {', '.join(TEXTS)} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
