@@ -432,12 +432,14 @@ def stages(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
     """
     table = probe.layers(model, shape)
     table["child"] = [name if "." not in name else name.split(".")[0] for name in table["layer"]]
+    outputs = outputs_of_children(model, shape)
     rows = []
     for _, part in table.groupby((table["child"] != table["child"].shift()).cumsum()):
         name = part["child"].iloc[0]
         module = model.get_submodule(name)
         kind, text = describe_child(module, part)
-        output, params = part["output"].iloc[-1], int(part["params"].sum())
+        output = outputs.get(name, part["output"].iloc[-1])
+        params = int(part["params"].sum())
         if kind:
             rows.append(
                 {"name": name, "kind": kind, "text": text, "output": output[1:], "params": params}
@@ -445,6 +447,20 @@ def stages(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
         elif rows:  # an activation, a reshape, a normalisation: part of what came before
             rows[-1]["params"] += params
     return pd.DataFrame(rows)
+
+
+def outputs_of_children(model: nn.Module, shape: tuple[int, int, int, int]) -> dict[str, tuple]:
+    """The output shape of each of the model's own children: of a block, what its branches join to."""
+    net, found = probe.to_meta(model), {}
+    handles = [
+        child.register_forward_hook(lambda _, __, y, name=name: found.update({name: y.shape}))
+        for name, child in net.named_children()
+    ]
+    with torch.no_grad():
+        net(torch.empty(shape, device="meta"))
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def describe_child(module: nn.Module, part: pd.DataFrame) -> tuple[str | None, str]:

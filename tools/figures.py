@@ -51,7 +51,8 @@ def timeline() -> str:
     told = []
     for x, (name, about) in enumerate(rows):
         first = next(n for n in zoo.names() if zoo.notebook_of(n).stem[3:] == name)
-        count = f"{zoo.variant(first).params / 1e6:.2g} M parameters"
+        millions = zoo.variant(first).params / 1e6
+        count = f"{millions:.{0 if millions > 10 else 1 if millions > 1 else 2}f} M parameters"
         ax.plot(x, 0, "o", ms=9, color=look.COLOURS[0])
         ax.text(x, 0.5, about.name, ha="center", weight="bold", fontsize=10)
         ax.text(x, 0.22, str(about.year), ha="center", fontsize=9)
@@ -83,13 +84,13 @@ def accuracy(board: pd.DataFrame, cost: str, label: str) -> str:
 def speed(rows: list[dict]) -> str:
     """How many times as fast as the conventional way: a bar a row of the benchmark."""
     labels = [f"{row['name']} at {row['image_size']}, {row['work']}" for row in rows]
-    fig, ax = look.figure(size=(8, 0.26 * len(rows) + 1))
+    fig, ax = look.figure(size=(8, 0.26 * len(rows) + 1.2))
     colours = [look.COLOURS[{"evaluation": 2, "loading": 1}.get(row["work"], 0)] for row in rows]
     bars = ax.barh(labels, [row["ratio"] for row in rows], color=colours)
     ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     ax.invert_yaxis()
     formats = ", ".join(sorted({row["precision"] for row in rows}))
-    title = f"Our loop ({formats}) against a DataLoader with PIL in fp32, {rows[0]['device']}"
+    title = f"Our loop ({formats}) against the usual one (fp32)\n{rows[0]['device']}"
     ax.set(xscale="log", title=title, xlabel="times as many images a second (logarithmic)")
     ax.axvline(1, color="k", lw=0.8)
     told = [f"{label} {row['ratio']:.1f}" for label, row in zip(labels, rows, strict=True)]
