@@ -111,6 +111,12 @@ def worst(test: Evaluation, data: ImageSet, most: int = 16) -> torch.Tensor:
     return wrong[test.losses[wrong].argsort(descending=True)][:most]
 
 
+def right_and_wrong(test: Evaluation, data: ImageSet, most: int = 6) -> torch.Tensor:
+    """Indices of test images to show: the first `most` right answers, then the worst mistakes."""
+    right = (test.predictions == data.test.labels).nonzero().flatten()[:most]
+    return torch.cat([right, worst(test, data, most)])
+
+
 def worst_mistakes(test: Evaluation, data: ImageSet, title: str, most: int = 16) -> None:
     """Show the test images that the net got most confidently wrong: truth, then prediction."""
     chosen = worst(test, data, most)
