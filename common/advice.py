@@ -1,5 +1,6 @@
 """In words: that a net is not learning and why, what it cannot take, that memory ran out."""
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,43 @@ NO_PIXELS = ("kernel size can't be greater", "output size is too small")
 def main_output(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """The classifier's logits (N, K), without those of auxiliary classifiers."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+# -------------------------------------------------------------------------------- before training
+
+
+def can_it_learn(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, lr: float = 3e-3, steps: int = 30
+) -> None:
+    """Two checks of a net before it is trained: it guesses, and it can learn one batch by heart.
+
+    A copy of the net gets `steps` steps of Adam on the batch `x` (N, C, H, W), `y` (N,); both
+    losses are printed. Raises AssertionError where the first is not within 1 of ln K, the loss of
+    guessing among K classes, or the last one not below 0.3.
+    """
+    net = copy.deepcopy(model).to(x.device).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    with torch.enable_grad():
+        logits = main_output(net(x))
+        K = logits.shape[1]
+        first = cross_entropy(logits, y).item()
+        print(f"loss before training {first:.2f}, ln {K} = {math.log(K):.2f}")
+        assert abs(first - math.log(K)) < 1, (
+            "An untrained net should guess: is each image's output a row of logits, and does the "
+            "start of the weights keep them near 0?"
+        )
+        for _ in range(steps):
+            loss = cross_entropy(main_output(net(x)), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        last = cross_entropy(main_output(net(x)), y).item()
+    print(f"after {steps} steps on the same {len(x)} images: loss {last:.4f}")
+    assert last < 0.3, (
+        f"A net that works learns {len(x)} images by heart: does the gradient reach every layer, "
+        "is dropout off, and is there a learning rate or a number of steps that does it?"
+    )
 
 
 # ------------------------------------------------------------------------------------ not learning
