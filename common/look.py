@@ -450,7 +450,7 @@ def stages(model: nn.Module, shape: tuple[int, int, int, int]) -> pd.DataFrame:
 
 
 def outputs_of_children(model: nn.Module, shape: tuple[int, int, int, int]) -> dict[str, tuple]:
-    """The output shape of each of the model's own children: of a block, what its branches join to."""
+    """The output shape of each of the model's own children: of a block, its joined branches."""
     net, found = probe.to_meta(model), {}
     handles = [
         child.register_forward_hook(lambda _, __, y, name=name: found.update({name: y.shape}))
