@@ -3,6 +3,7 @@
 import functools
 import itertools
 import operator
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,21 +149,22 @@ def load(
     (64 by default); `skip_bad` leaves out what cannot be read. A notice says what was done, and
     `pictures.read_class_folders` what is refused.
     """
-    if not isinstance(name, str | Path) or not str(name):
+    if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
         raise ValueError(f"Data set {name!r}: expected a name or a folder's path, such as 'mnist'.")
-    name, size = str(name), None if size is None else whole("size", size)
+    name, size = os.path.expanduser(str(name)), None if size is None else whole("size", size)
     root = machine.data_folder() if root is None else Path(root).expanduser()
     known = sources.KNOWN.get(name)
-    folders = [root / name] if known else [root / name, Path(name).expanduser()]
-    folder = next((path for path in folders if path.is_dir()), None)
-    if name == "digits" or (known and (not folder or not sources.missing(known, root))):
+    places = [root / name] if known else [root / name, Path(name)]
+    folder = next((path for path in places if os.path.isdir(path)), None)
+    here = known and len(sources.missing(known, root)) < len(known.hashes)
+    if name == "digits" or here or (known and not folder):
         if size is not None:
             raise ValueError(f"size={size} is for folders of pictures; use Batches(size=) instead.")
         parts = sources.read_known(name, root, strict) if known else sources.read_digits()
     elif folder:
         parts = pictures.read_class_folders(folder, size, skip_bad)
         name = name if known else folder.resolve().name
-    elif Path(name).is_file():
+    elif os.path.isfile(name):
         raise ValueError(f"{name} is a file; expected a folder. Unpack it if it is an archive.")
     else:
         raise ValueError(unknown("data set", name, set_names()) + " A folder's path works as well.")

@@ -71,7 +71,7 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
     """
     parts, beside = list_parts(root)
     files = [name for listed in parts.values() for names in listed.values() for name in names]
-    place = hashlib.sha256(f"{root.resolve()} {size}".encode()).hexdigest()[:12]
+    place = hashlib.sha256(os.fsencode(f"{root.resolve()} {size}")).hexdigest()[:12]
     key = fingerprint(root, files)
     images, told = cached(f"{root.name}-{place}", key, lambda: decode(root, files, size))
     if told["bad"] and not skip_bad:
@@ -124,11 +124,17 @@ def list_parts(root: Path) -> tuple[dict[str, Listed], list[str]]:
     """The files of each class of "train" and "test", or of "" without these; and those beside."""
     layout = f"Expected pictures in {root}/<class>/, or in {root}/{{train,test}}/<class>/."
     inside = {path.name.lower(): path for path in sorted(root.iterdir()) if not system(path.name)}
-    named = {part: inside.pop(part) for part in ("train", "test") if part in inside}
+    named = {part: inside.get(part, root / part) for part in ("train", "test")}
+    named = {part: folder for part, folder in named.items() if folder.is_dir()}
     if len(named) == 1:
-        (part,) = {"train", "test"} - named.keys()
-        raise FileNotFoundError(f"{root / part} is missing. {layout}")
-    parts, beside = {}, [name for path in inside.values() if named for name in files_at(path, root)]
+        ((part, folder),) = named.items()
+        if any(path.is_dir() and not system(path.name) for path in folder.iterdir()):
+            other = "test" if part == "train" else "train"
+            raise FileNotFoundError(f"{root / other} is missing. {layout}")
+        named = {}  # pictures of trains, or of tests
+    parts, beside = {}, []
+    for path in inside.values() if named else ():
+        beside += files_at(path, root) if path not in named.values() else []
     for part, folder in (named or {"": root}).items():
         entries = [path for path in sorted(folder.iterdir()) if not system(path.name)]
         parts[part] = {path.name: files_at(path, root) for path in entries if path.is_dir()}
@@ -184,7 +190,7 @@ def check(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None
 
 def held_out(names: list[str]) -> list[str]:
     """A fifth of a class, at least one: chosen by a hash, so that one more picture moves few."""
-    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     return order[: max(1, round(TEST_SHARE * len(names)))]
 
 
@@ -217,7 +223,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
         if path.suffix.lower() in UNREADABLE:
             hint = ", or install pillow-heif" * kind.startswith("H")
             raise ValueError(f"Pillow does not read {kind}; export it as JPEG{hint}") from error
-        raise ValueError("it is empty" if not path.stat().st_size else "it is no image") from error
+        raise ValueError(
+            "it is empty" if not path.stat().st_size else "Pillow finds no image in it"
+        ) from error
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise ValueError(str(error) or type(error).__name__) from error
 
@@ -226,7 +234,7 @@ def look(path: Path) -> Header:
     """Read a picture's header. Raises ValueError when it is none."""
     with opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) >= 5 and image.format != "TIFF"
+        turned = image.getexif().get(0x0112) in (5, 6, 7, 8) and image.format != "TIFF"
         grey = image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
         if image.mode in ("P", "PA"):
             palette = image.getpalette() or []

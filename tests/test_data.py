@@ -277,7 +277,13 @@ def test_a_folder_of_ones_own_by_path_or_by_name(
     assert not no_network
 
 
-@pytest.mark.parametrize("name", ["", None, 3, ["mnist"]])
+@pytest.mark.parametrize("name", ["~nobody/x", "x" * 5000, "/nowhere"])
+def test_a_name_of_nothing(name: str, tmp_path: Path):
+    with pytest.raises(ValueError, match="Unknown data set"):
+        data.load(name, root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", None, 3, ["mnist"]])
 def test_what_is_no_name(name: object):
     with pytest.raises(ValueError, match="expected a name or a folder's path, such as 'mnist'"):
         data.load(name)

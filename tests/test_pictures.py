@@ -155,6 +155,34 @@ def test_a_picture_is_known_by_its_content(pets: Path):
     assert images.train.images[images.train.labels == 0][:, 0, 0, 0].tolist() == [2, 2, 1]
 
 
+def test_a_class_may_be_called_train(tmp_path: Path):
+    for name in ("car", "train"):
+        for n in range(5):
+            write_image(tmp_path / f"{name}/{n}.png", flat(n, n, n))
+    assert data.load(tmp_path).classes == ("car", "train")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such names exist on Linux")
+def test_names_in_any_script_or_none(tmp_path: Path):
+    for folder in (os.fsdecode(b"\xff\xfe"), "ünï 🐱", "a\nb"):
+        for n in range(3):
+            (tmp_path / "x.png").parent.joinpath(folder).mkdir(exist_ok=True)
+            write_image(tmp_path / "x.png", flat(n, n, n))
+            (tmp_path / "x.png").rename(tmp_path / folder / f"{folder}{n}.png")
+    for _ in range(2):
+        images = data.load(tmp_path)
+        assert len(images.classes) == 3
+        assert (len(images.train), len(images.test)) == (6, 3)
+
+
+@pytest.mark.parametrize("turn", [0, 9, 77])
+def test_a_turn_that_does_not_exist_is_none(tmp_path: Path, turn: int):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    save(tmp_path, "x.jpg", as_mode("RGB", RED), exif=exif)
+    assert data.load(tmp_path).shape == (3, 7, 5)
+
+
 def test_class_folder_layout_errors(pets: Path):
     layout = f"Expected pictures in {pets}/<class>/, or in {pets}/{{train,test}}/<class>/."
     (pets / "train/yak").mkdir()
@@ -386,7 +414,7 @@ def test_all_bad_pictures_are_named_at_once(pets: Path, notes: list[str]):
     (pets / "train/owl/1.png").write_bytes(raw[:60])
     bad = (
         "train/cat/empty.png: it is empty",
-        "train/dog/text.jpg: it is no image",
+        "train/dog/text.jpg: Pillow finds no image in it",
         "test/owl/photo.HEIC: Pillow does not read HEIC; export it as JPEG, or install pillow-heif",
         "train/cat/raw.nef: Pillow does not read NEF; export it as JPEG",
         "test/owl/link.png: it is no file, or a link to none",
