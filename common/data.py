@@ -1,5 +1,6 @@
 """Images as the notebooks use them: `load` a set, `split` it, draw `Batches` from it."""
 
+import contextlib
 import functools
 import itertools
 import operator
@@ -66,8 +67,8 @@ class ImageSet:
         for part in ("train", "test"):
             images, labels = getattr(self, part).images, getattr(self, part).labels
             check_images(images, f"{self.name}: {part} images")
-            if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
-                kind = getattr(labels, "dtype", type(labels).__name__)
+            kind = getattr(labels, "dtype", type(labels).__name__)
+            if not isinstance(labels, torch.Tensor) or kind != torch.int64:
                 raise TypeError(f"{self.name}: {part} labels must be an int64 tensor, got {kind}.")
             if labels.shape != images.shape[:1]:
                 raise ValueError(
@@ -240,27 +241,21 @@ def chosen_indices(
     """
     if indices is None:
         return torch.arange(n)
-    came = f"indices={type(indices).__name__}"
-    try:
+    array = np.array(None)
+    with contextlib.suppress(TypeError, ValueError):  # such as rows of unlike lengths
         array = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{came}; expected whole numbers or a mask ({error}).") from error
-    if array.size == 0:
-        raise ValueError("indices is empty; expected at least one image.")
-    if array.ndim != 1 or array.dtype.kind not in "biu":
+    mask = array.dtype.kind == "b"
+    if array.size == 0 or (mask and not array.any()):
+        raise ValueError("indices is empty or a mask without a True; expected at least one image.")
+    if array.ndim != 1 or array.dtype.kind not in "biu" or (mask and len(array) != n):
         raise ValueError(
-            f"{came} of {array.dtype} {array.shape}; expected a row of whole numbers, or a mask."
+            f"indices: {type(indices).__name__} of {array.dtype} {array.shape}; expected a row of "
+            f"whole numbers, or a mask of {n} truth values."
         )
-    if array.dtype.kind == "b":
-        if len(array) != n:
-            raise ValueError(f"indices is a mask of {len(array)} values; expected {n}, the images.")
-        if not array.any():
-            raise ValueError("indices is empty: the mask chooses no image; expected at least one.")
-        array = array.nonzero()[0]
+    array = array.nonzero()[0] if mask else array
     if array.min() < 0 or array.max() >= n:
         raise ValueError(
-            f"indices run from {array.min()} to {array.max()}; expected 0 to {n - 1}, for {n} "
-            f"images."
+            f"indices run from {array.min()} to {array.max()}; expected 0 to {n - 1}: {n} images."
         )
     return torch.from_numpy(array.astype(np.int64))
 
@@ -303,13 +298,15 @@ class Batches:
         self.size = None if size is None else whole("size", size)
         self.seed = None if seed is None else whole("seed", seed, least=0)
         self.augment = augmentations(augment)
-        self.rank, self.ranks = processes(share)
+        if not isinstance(share, tuple | list) or len(share) != 2:
+            raise ValueError(f"share={share!r}; expected (rank, ranks), such as (0, 2).")
+        self.rank, self.ranks = (whole("rank or ranks", number, 0) for number in share)
         self.indices = chosen_indices(indices, len(chosen))
         fewest = min(self.batch_size, len(self.indices))
-        if fewest < self.ranks:
+        if not self.rank < self.ranks <= fewest:
             raise ValueError(
-                f"{fewest} images a batch cannot be shared by {self.ranks} processes; expected at "
-                f"least one image for each."
+                f"share={share}: {fewest} images a batch cannot be shared by {self.ranks} "
+                f"processes; expected (rank, ranks), such as (0, 2), and an image for each."
             )
         self.device = torch.device(device or machine.device())
         # On a GPU the whole set moves once, as bytes; on a CPU this copies nothing.
@@ -366,24 +363,11 @@ class Batches:
 
 def augmentations(kinds: tuple[str, ...] | str) -> tuple[str, ...]:
     """The kinds as a tuple. Raises ValueError for a name that is none of `AUGMENTATIONS`."""
-    kinds = (kinds,) if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, tuple | list | set):
-        raise ValueError(f"augment={kinds!r}; expected names out of {AUGMENTATIONS}, as a tuple.")
+    kinds = tuple(kinds) if isinstance(kinds, tuple | list | set) else (kinds,)
     for name in kinds:
         if name not in AUGMENTATIONS:
             raise ValueError(unknown("augmentation", str(name), AUGMENTATIONS))
-    return tuple(kinds)
-
-
-def processes(share: tuple[int, int]) -> tuple[int, int]:
-    """`share` as (rank, ranks). Raises ValueError unless 0 <= rank < ranks."""
-    try:
-        rank, ranks = (whole("share", number, least=0) for number in share)
-    except (TypeError, ValueError):
-        rank, ranks = 0, 0
-    if rank >= ranks:
-        raise ValueError(f"share={share!r}; expected (rank, ranks), as (0, 2) of two processes.")
-    return rank, ranks
+    return kinds
 
 
 def augment(x: torch.Tensor, draws: torch.Tensor, kinds: tuple[str, ...]) -> torch.Tensor:

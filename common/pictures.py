@@ -86,7 +86,7 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
         for part, listed in parts.items()
     }
     classes = tuple(next(iter(good.values())))
-    check(root, good, classes)
+    check_classes(root, good, classes)
 
     notes = [*told["notes"], *left_out([*told["others"], *beside])]
     if told["bad"]:
@@ -165,7 +165,7 @@ def system(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def check(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None:
+def check_classes(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None:
     """Raise the errors of `read_class_folders` that are about classes."""
     for part, listed in good.items():
         for name, paths in listed.items():
@@ -230,7 +230,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def look(path: Path) -> Header:
+def read_header(path: Path) -> Header:
     """Read a picture's header. Raises ValueError when it is none."""
     with opened(path) as image:
         width, height = image.size
@@ -239,10 +239,10 @@ def look(path: Path) -> Header:
         if image.mode in ("P", "PA"):
             palette = image.getpalette() or []
             grey = palette[0::3] == palette[1::3] == palette[2::3]
-        return Header(*((height, width) if turned else (width, height)), grey, describe(image))
+        return Header(*((height, width) if turned else (width, height)), grey, format_of(image))
 
 
-def describe(image: Image.Image) -> str:
+def format_of(image: Image.Image) -> str:
     """ "PNG", or "JPEG quality 75 (lossy)" from the image's own quantisation table."""
     table = getattr(image, "quantization", None)
     if not table:
@@ -254,7 +254,7 @@ def describe(image: Image.Image) -> str:
     return f"JPEG quality {quality:.0f} (lossy)"
 
 
-def read(path: Path, grey: bool, side: int | None) -> np.ndarray:
+def read_picture(path: Path, grey: bool, side: int | None) -> np.ndarray:
     """A picture as uint8 (C, H, W), held upright, on white, reduced to `side` x `side` if given.
 
     Raises ValueError with the reason when it cannot be read.
@@ -289,7 +289,7 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
     headers, bad, others = {}, {}, {}
     for name in progress(files, "reading headers", delay=1):
         try:
-            headers[name] = look(root / name)
+            headers[name] = read_header(root / name)
         except ValueError as error:
             expected = Path(name).suffix.lower() in (*ENDINGS, *UNREADABLE)
             (bad if expected else others)[name] = str(error)
@@ -303,7 +303,7 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
     n = 0
     for name in progress(headers, "decoding images", delay=1):
         try:
-            images[n] = read(root / name, grey, side)
+            images[n] = read_picture(root / name, grey, side)
             n += 1
         except ValueError as error:
             bad[name] = str(error)

@@ -266,7 +266,7 @@ def test_a_reduced_picture_is_as_by_pillow(tmp_path: Path):
     rng = np.random.default_rng(0)
     big = Image.fromarray(rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)).resize((500, 640))
     big.save(tmp_path / "big.jpg", quality=95)
-    found = pictures.read(tmp_path / "big.jpg", False, 32).transpose(1, 2, 0).astype(int)
+    found = pictures.read_picture(tmp_path / "big.jpg", False, 32).transpose(1, 2, 0).astype(int)
     with Image.open(tmp_path / "big.jpg") as image:
         expected = image.crop((0, 70, 500, 570)).resize((32, 32), Image.Resampling.BOX)
     assert np.abs(found - np.asarray(expected)).max() < 12
@@ -398,7 +398,7 @@ def test_a_broken_image_is_named_wherever_it_breaks(pets: Path, ending: str):
     for length in range(0, len(raw) - 40, max(9, len(raw) // 40)):  # the last bytes hold no pixels
         path.write_bytes(raw[:length])
         with pytest.raises(ValueError, match=r"."):
-            pictures.read(path, False, None)
+            pictures.read_picture(path, False, None)
     for content in (b"", b"not an image at all", raw[: len(raw) // 2]):
         path.write_bytes(content)
         refused(pets, ValueError, f"train/dog/3.{ending}: ", "Replace or remove")
@@ -510,7 +510,7 @@ def test_the_source_names_every_format(pets: Path):
 def test_class_folders_are_decoded_once(pets: Path, monkeypatch: pytest.MonkeyPatch):
     first = data.load(str(pets))
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "read", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(pictures, "read_picture", lambda *_: pytest.fail("decoded again"))
         again = data.load(str(pets))
     assert torch.equal(again.train.images, first.train.images)
     assert torch.equal(again.test.labels, first.test.labels)
