@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import operator
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from common import machine, pictures, sources
 from common.machine import unknown
 
 AUGMENTATIONS = ("crop", "flip", "colour")
+Indices = torch.Tensor | np.ndarray | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,9 @@ class Images:
 
 def check_images(images: torch.Tensor, name: str = "images") -> None:
     """Raise TypeError unless these are uint8 (N, C, H, W), ValueError when one of those is 0."""
-    if not isinstance(images, torch.Tensor):
-        raise TypeError(f"{name} must be a uint8 tensor (N, C, H, W), got {type(images).__name__}.")
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise TypeError(
-            f"{name} must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}."
-        )
+    kind = f"{getattr(images, 'dtype', type(images))} {tuple(getattr(images, 'shape', ()))}"
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+        raise TypeError(f"{name} must be uint8 (N, C, H, W), as a torch.Tensor, got {kind}.")
     if not images.numel():
         raise ValueError(
             f"{name}: the set is empty, {tuple(images.shape)}; at least one image, channel and "
@@ -232,9 +229,7 @@ def batch_sizes(n: int, batch_size: int, ranks: int = 1) -> list[int]:
     return sizes
 
 
-def chosen_indices(
-    indices: torch.Tensor | np.ndarray | Sequence[int] | None, n: int
-) -> torch.Tensor:
+def chosen_indices(indices: Indices | None, n: int) -> torch.Tensor:
     """Which of n images: int64 indices from numbers 0 … n - 1, a mask of n truth values, or None.
 
     Raises ValueError for others and for none at all.
@@ -284,7 +279,7 @@ class Batches:
         part: str,
         batch_size: int,
         *,
-        indices: torch.Tensor | np.ndarray | Sequence[int] | None = None,
+        indices: Indices | None = None,
         size: int | None = None,
         seed: int | None = None,
         augment: tuple[str, ...] = (),
@@ -312,7 +307,7 @@ class Batches:
         # On a GPU the whole set moves once, as bytes; on a CPU this copies nothing.
         self.images = chosen.images.to(self.device)
         self.labels = chosen.labels.to(self.device)
-        self.passes = itertools.count()
+        self.passes = 0
         # x / 255 - mean over std, in two operations on 0 … 255
         self.shift = 255 * torch.tensor(data.mean, device=self.device).view(-1, 1, 1)
         self.scale = 255 * torch.tensor(data.std, device=self.device).view(-1, 1, 1).clamp(min=1e-6)
@@ -327,7 +322,8 @@ class Batches:
         return batch_sizes(len(self.indices), self.batch_size, self.ranks)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self.epoch(next(self.passes))
+        self.passes += 1
+        return self.epoch(self.passes - 1)
 
     def epoch(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches (x, y) of epoch `number`, counted from 0: the same ones at every call."""
