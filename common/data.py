@@ -1,8 +1,9 @@
 """Images as the notebooks use them: `load` a set, `split` it, draw `Batches` from it."""
 
+import contextlib
 import functools
-import itertools
 import operator
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch.nn.functional import interpolate, pad
 from common import machine, pictures, sources
 from common.config import AUGMENTATIONS
 from common.machine import unknown
+
+Indices = torch.Tensor | np.ndarray | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,9 @@ class Images:
 
 def check_images(images: torch.Tensor, name: str = "images") -> None:
     """Raise TypeError unless these are uint8 (N, C, H, W), ValueError when one of those is 0."""
-    if not isinstance(images, torch.Tensor):
-        raise TypeError(f"{name} must be a uint8 tensor (N, C, H, W), got {type(images).__name__}.")
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise TypeError(
-            f"{name} must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}."
-        )
+    kind = f"{getattr(images, 'dtype', type(images))} {tuple(getattr(images, 'shape', ()))}"
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+        raise TypeError(f"{name} must be uint8 (N, C, H, W), as a torch.Tensor, got {kind}.")
     if not images.numel():
         raise ValueError(
             f"{name}: the set is empty, {tuple(images.shape)}; at least one image, channel and "
@@ -64,8 +64,8 @@ class ImageSet:
         for part in ("train", "test"):
             images, labels = getattr(self, part).images, getattr(self, part).labels
             check_images(images, f"{self.name}: {part} images")
-            if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
-                kind = getattr(labels, "dtype", type(labels).__name__)
+            kind = getattr(labels, "dtype", type(labels).__name__)
+            if not isinstance(labels, torch.Tensor) or kind != torch.int64:
                 raise TypeError(f"{self.name}: {part} labels must be an int64 tensor, got {kind}.")
             if labels.shape != images.shape[:1]:
                 raise ValueError(
@@ -147,21 +147,22 @@ def load(
     (64 by default); `skip_bad` leaves out what cannot be read. A notice says what was done, and
     `pictures.read_class_folders` what is refused.
     """
-    if not isinstance(name, str | Path) or not str(name):
+    if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
         raise ValueError(f"Data set {name!r}: expected a name or a folder's path, such as 'mnist'.")
-    name, size = str(name), None if size is None else whole("size", size)
+    name, size = os.path.expanduser(str(name)), None if size is None else whole("size", size)
     root = machine.data_folder() if root is None else Path(root).expanduser()
     known = sources.KNOWN.get(name)
-    folders = [root / name] if known else [root / name, Path(name).expanduser()]
-    folder = next((path for path in folders if path.is_dir()), None)
-    if name == "digits" or (known and (not folder or not sources.missing(known, root))):
+    places = [root / name] if known else [root / name, Path(name)]
+    folder = next((path for path in places if os.path.isdir(path)), None)
+    here = known and len(sources.missing(known, root)) < len(known.hashes)
+    if name == "digits" or here or (known and not folder):
         if size is not None:
             raise ValueError(f"size={size} is for folders of pictures; use Batches(size=) instead.")
         parts = sources.read_known(name, root, strict) if known else sources.read_digits()
     elif folder:
         parts = pictures.read_class_folders(folder, size, skip_bad)
         name = name if known else folder.resolve().name
-    elif Path(name).is_file():
+    elif os.path.isfile(name):
         raise ValueError(f"{name} is a file; expected a folder. Unpack it if it is an archive.")
     else:
         raise ValueError(unknown("data set", name, set_names()) + " A folder's path works as well.")
@@ -228,36 +229,28 @@ def batch_sizes(n: int, batch_size: int, ranks: int = 1) -> list[int]:
     return sizes
 
 
-def chosen_indices(
-    indices: torch.Tensor | np.ndarray | Sequence[int] | None, n: int
-) -> torch.Tensor:
+def chosen_indices(indices: Indices | None, n: int) -> torch.Tensor:
     """Which of n images: int64 indices from numbers 0 … n - 1, a mask of n truth values, or None.
 
     Raises ValueError for others and for none at all.
     """
     if indices is None:
         return torch.arange(n)
-    came = f"indices={type(indices).__name__}"
-    try:
+    array = np.array(None)
+    with contextlib.suppress(TypeError, ValueError):  # such as rows of unlike lengths
         array = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{came}; expected whole numbers or a mask ({error}).") from error
-    if array.size == 0:
-        raise ValueError("indices is empty; expected at least one image.")
-    if array.ndim != 1 or array.dtype.kind not in "biu":
+    mask = array.dtype.kind == "b"
+    if array.size == 0 or (mask and not array.any()):
+        raise ValueError("indices is empty or a mask without a True; expected at least one image.")
+    if array.ndim != 1 or array.dtype.kind not in "biu" or (mask and len(array) != n):
         raise ValueError(
-            f"{came} of {array.dtype} {array.shape}; expected a row of whole numbers, or a mask."
+            f"indices: {type(indices).__name__} of {array.dtype} {array.shape}; expected a row of "
+            f"whole numbers, or a mask of {n} truth values."
         )
-    if array.dtype.kind == "b":
-        if len(array) != n:
-            raise ValueError(f"indices is a mask of {len(array)} values; expected {n}, the images.")
-        if not array.any():
-            raise ValueError("indices is empty: the mask chooses no image; expected at least one.")
-        array = array.nonzero()[0]
+    array = array.nonzero()[0] if mask else array
     if array.min() < 0 or array.max() >= n:
         raise ValueError(
-            f"indices run from {array.min()} to {array.max()}; expected 0 to {n - 1}, for {n} "
-            f"images."
+            f"indices run from {array.min()} to {array.max()}; expected 0 to {n - 1}: {n} images."
         )
     return torch.from_numpy(array.astype(np.int64))
 
@@ -286,7 +279,7 @@ class Batches:
         part: str,
         batch_size: int,
         *,
-        indices: torch.Tensor | np.ndarray | Sequence[int] | None = None,
+        indices: Indices | None = None,
         size: int | None = None,
         seed: int | None = None,
         augment: tuple[str, ...] = (),
@@ -300,19 +293,21 @@ class Batches:
         self.size = None if size is None else whole("size", size)
         self.seed = None if seed is None else whole("seed", seed, least=0)
         self.augment = augmentations(augment)
-        self.rank, self.ranks = processes(share)
+        if not isinstance(share, tuple | list) or len(share) != 2:
+            raise ValueError(f"share={share!r}; expected (rank, ranks), such as (0, 2).")
+        self.rank, self.ranks = (whole("rank or ranks", number, 0) for number in share)
         self.indices = chosen_indices(indices, len(chosen))
         fewest = min(self.batch_size, len(self.indices))
-        if fewest < self.ranks:
+        if not self.rank < self.ranks <= fewest:
             raise ValueError(
-                f"{fewest} images a batch cannot be shared by {self.ranks} processes; expected at "
-                f"least one image for each."
+                f"share={share}: {fewest} images a batch cannot be shared by {self.ranks} "
+                f"processes; expected (rank, ranks), such as (0, 2), and an image for each."
             )
         self.device = torch.device(device or machine.device())
         # On a GPU the whole set moves once, as bytes; on a CPU this copies nothing.
         self.images = chosen.images.to(self.device)
         self.labels = chosen.labels.to(self.device)
-        self.passes = itertools.count()
+        self.passes = 0
         # x / 255 - mean over std, in two operations on 0 … 255
         self.shift = 255 * torch.tensor(data.mean, device=self.device).view(-1, 1, 1)
         self.scale = 255 * torch.tensor(data.std, device=self.device).view(-1, 1, 1).clamp(min=1e-6)
@@ -327,7 +322,8 @@ class Batches:
         return batch_sizes(len(self.indices), self.batch_size, self.ranks)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self.epoch(next(self.passes))
+        self.passes += 1
+        return self.epoch(self.passes - 1)
 
     def epoch(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches (x, y) of epoch `number`, counted from 0: the same ones at every call."""
@@ -363,24 +359,11 @@ class Batches:
 
 def augmentations(kinds: tuple[str, ...] | str) -> tuple[str, ...]:
     """The kinds as a tuple. Raises ValueError for a name that is none of `AUGMENTATIONS`."""
-    kinds = (kinds,) if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, tuple | list | set):
-        raise ValueError(f"augment={kinds!r}; expected names out of {AUGMENTATIONS}, as a tuple.")
+    kinds = tuple(kinds) if isinstance(kinds, tuple | list | set) else (kinds,)
     for name in kinds:
         if name not in AUGMENTATIONS:
             raise ValueError(unknown("augmentation", str(name), AUGMENTATIONS))
-    return tuple(kinds)
-
-
-def processes(share: tuple[int, int]) -> tuple[int, int]:
-    """`share` as (rank, ranks). Raises ValueError unless 0 <= rank < ranks."""
-    try:
-        rank, ranks = (whole("share", number, least=0) for number in share)
-    except (TypeError, ValueError):
-        rank, ranks = 0, 0
-    if rank >= ranks:
-        raise ValueError(f"share={share!r}; expected (rank, ranks), as (0, 2) of two processes.")
-    return rank, ranks
+    return kinds
 
 
 def augment(x: torch.Tensor, draws: torch.Tensor, kinds: tuple[str, ...]) -> torch.Tensor:

@@ -78,6 +78,8 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
         if waiting:
             machine.notice(waiting)
         lock.acquire()
+    except NotImplementedError:
+        pass  # a network drive without locks: each process is on its own
     try:
         with contextlib.suppress(OSError):  # Windows keeps a locked file closed
             path.write_text(f"{os.getpid()}\n")

@@ -71,7 +71,7 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
     """
     parts, beside = list_parts(root)
     files = [name for listed in parts.values() for names in listed.values() for name in names]
-    place = hashlib.sha256(f"{root.resolve()} {size}".encode()).hexdigest()[:12]
+    place = hashlib.sha256(os.fsencode(f"{root.resolve()} {size}")).hexdigest()[:12]
     key = fingerprint(root, files)
     images, told = cached(f"{root.name}-{place}", key, lambda: decode(root, files, size))
     if told["bad"] and not skip_bad:
@@ -86,7 +86,7 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
         for part, listed in parts.items()
     }
     classes = tuple(next(iter(good.values())))
-    check(root, good, classes)
+    check_classes(root, good, classes)
 
     notes = [*told["notes"], *left_out([*told["others"], *beside])]
     if told["bad"]:
@@ -124,11 +124,17 @@ def list_parts(root: Path) -> tuple[dict[str, Listed], list[str]]:
     """The files of each class of "train" and "test", or of "" without these; and those beside."""
     layout = f"Expected pictures in {root}/<class>/, or in {root}/{{train,test}}/<class>/."
     inside = {path.name.lower(): path for path in sorted(root.iterdir()) if not system(path.name)}
-    named = {part: inside.pop(part) for part in ("train", "test") if part in inside}
+    named = {part: inside.get(part, root / part) for part in ("train", "test")}
+    named = {part: folder for part, folder in named.items() if folder.is_dir()}
     if len(named) == 1:
-        (part,) = {"train", "test"} - named.keys()
-        raise FileNotFoundError(f"{root / part} is missing. {layout}")
-    parts, beside = {}, [name for path in inside.values() if named for name in files_at(path, root)]
+        ((part, folder),) = named.items()
+        if any(path.is_dir() and not system(path.name) for path in folder.iterdir()):
+            other = "test" if part == "train" else "train"
+            raise FileNotFoundError(f"{root / other} is missing. {layout}")
+        named = {}  # pictures of trains, or of tests
+    parts, beside = {}, []
+    for path in inside.values() if named else ():
+        beside += files_at(path, root) if path not in named.values() else []
     for part, folder in (named or {"": root}).items():
         entries = [path for path in sorted(folder.iterdir()) if not system(path.name)]
         parts[part] = {path.name: files_at(path, root) for path in entries if path.is_dir()}
@@ -159,7 +165,7 @@ def system(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def check(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None:
+def check_classes(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None:
     """Raise the errors of `read_class_folders` that are about classes."""
     for part, listed in good.items():
         for name, paths in listed.items():
@@ -184,7 +190,7 @@ def check(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None
 
 def held_out(names: list[str]) -> list[str]:
     """A fifth of a class, at least one: chosen by a hash, so that one more picture moves few."""
-    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     return order[: max(1, round(TEST_SHARE * len(names)))]
 
 
@@ -217,24 +223,26 @@ def opened(path: Path) -> Iterator[Image.Image]:
         if path.suffix.lower() in UNREADABLE:
             hint = ", or install pillow-heif" * kind.startswith("H")
             raise ValueError(f"Pillow does not read {kind}; export it as JPEG{hint}") from error
-        raise ValueError("it is empty" if not path.stat().st_size else "it is no image") from error
+        raise ValueError(
+            "it is empty" if not path.stat().st_size else "Pillow finds no image in it"
+        ) from error
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def look(path: Path) -> Header:
+def read_header(path: Path) -> Header:
     """Read a picture's header. Raises ValueError when it is none."""
     with opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) >= 5 and image.format != "TIFF"
+        turned = image.getexif().get(0x0112) in (5, 6, 7, 8) and image.format != "TIFF"
         grey = image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
         if image.mode in ("P", "PA"):
             palette = image.getpalette() or []
             grey = palette[0::3] == palette[1::3] == palette[2::3]
-        return Header(*((height, width) if turned else (width, height)), grey, describe(image))
+        return Header(*((height, width) if turned else (width, height)), grey, format_of(image))
 
 
-def describe(image: Image.Image) -> str:
+def format_of(image: Image.Image) -> str:
     """ "PNG", or "JPEG quality 75 (lossy)" from the image's own quantisation table."""
     table = getattr(image, "quantization", None)
     if not table:
@@ -246,7 +254,7 @@ def describe(image: Image.Image) -> str:
     return f"JPEG quality {quality:.0f} (lossy)"
 
 
-def read(path: Path, grey: bool, side: int | None) -> np.ndarray:
+def read_picture(path: Path, grey: bool, side: int | None) -> np.ndarray:
     """A picture as uint8 (C, H, W), held upright, on white, reduced to `side` x `side` if given.
 
     Raises ValueError with the reason when it cannot be read.
@@ -281,7 +289,7 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
     headers, bad, others = {}, {}, {}
     for name in progress(files, "reading headers", delay=1):
         try:
-            headers[name] = look(root / name)
+            headers[name] = read_header(root / name)
         except ValueError as error:
             expected = Path(name).suffix.lower() in (*ENDINGS, *UNREADABLE)
             (bad if expected else others)[name] = str(error)
@@ -295,7 +303,7 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
     n = 0
     for name in progress(headers, "decoding images", delay=1):
         try:
-            images[n] = read(root / name, grey, side)
+            images[n] = read_picture(root / name, grey, side)
             n += 1
         except ValueError as error:
             bad[name] = str(error)

@@ -155,6 +155,34 @@ def test_a_picture_is_known_by_its_content(pets: Path):
     assert images.train.images[images.train.labels == 0][:, 0, 0, 0].tolist() == [2, 2, 1]
 
 
+def test_a_class_may_be_called_train(tmp_path: Path):
+    for name in ("car", "train"):
+        for n in range(5):
+            write_image(tmp_path / f"{name}/{n}.png", flat(n, n, n))
+    assert data.load(tmp_path).classes == ("car", "train")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such names exist on Linux")
+def test_names_in_any_script_or_none(tmp_path: Path):
+    for folder in (os.fsdecode(b"\xff\xfe"), "ünï 🐱", "a\nb"):
+        for n in range(3):
+            (tmp_path / "x.png").parent.joinpath(folder).mkdir(exist_ok=True)
+            write_image(tmp_path / "x.png", flat(n, n, n))
+            (tmp_path / "x.png").rename(tmp_path / folder / f"{folder}{n}.png")
+    for _ in range(2):
+        images = data.load(tmp_path)
+        assert len(images.classes) == 3
+        assert (len(images.train), len(images.test)) == (6, 3)
+
+
+@pytest.mark.parametrize("turn", [0, 9, 77])
+def test_a_turn_that_does_not_exist_is_none(tmp_path: Path, turn: int):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    save(tmp_path, "x.jpg", as_mode("RGB", RED), exif=exif)
+    assert data.load(tmp_path).shape == (3, 7, 5)
+
+
 def test_class_folder_layout_errors(pets: Path):
     layout = f"Expected pictures in {pets}/<class>/, or in {pets}/{{train,test}}/<class>/."
     (pets / "train/yak").mkdir()
@@ -238,7 +266,7 @@ def test_a_reduced_picture_is_as_by_pillow(tmp_path: Path):
     rng = np.random.default_rng(0)
     big = Image.fromarray(rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)).resize((500, 640))
     big.save(tmp_path / "big.jpg", quality=95)
-    found = pictures.read(tmp_path / "big.jpg", False, 32).transpose(1, 2, 0).astype(int)
+    found = pictures.read_picture(tmp_path / "big.jpg", False, 32).transpose(1, 2, 0).astype(int)
     with Image.open(tmp_path / "big.jpg") as image:
         expected = image.crop((0, 70, 500, 570)).resize((32, 32), Image.Resampling.BOX)
     assert np.abs(found - np.asarray(expected)).max() < 12
@@ -370,7 +398,7 @@ def test_a_broken_image_is_named_wherever_it_breaks(pets: Path, ending: str):
     for length in range(0, len(raw) - 40, max(9, len(raw) // 40)):  # the last bytes hold no pixels
         path.write_bytes(raw[:length])
         with pytest.raises(ValueError, match=r"."):
-            pictures.read(path, False, None)
+            pictures.read_picture(path, False, None)
     for content in (b"", b"not an image at all", raw[: len(raw) // 2]):
         path.write_bytes(content)
         refused(pets, ValueError, f"train/dog/3.{ending}: ", "Replace or remove")
@@ -386,7 +414,7 @@ def test_all_bad_pictures_are_named_at_once(pets: Path, notes: list[str]):
     (pets / "train/owl/1.png").write_bytes(raw[:60])
     bad = (
         "train/cat/empty.png: it is empty",
-        "train/dog/text.jpg: it is no image",
+        "train/dog/text.jpg: Pillow finds no image in it",
         "test/owl/photo.HEIC: Pillow does not read HEIC; export it as JPEG, or install pillow-heif",
         "train/cat/raw.nef: Pillow does not read NEF; export it as JPEG",
         "test/owl/link.png: it is no file, or a link to none",
@@ -482,7 +510,7 @@ def test_the_source_names_every_format(pets: Path):
 def test_class_folders_are_decoded_once(pets: Path, monkeypatch: pytest.MonkeyPatch):
     first = data.load(str(pets))
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "read", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(pictures, "read_picture", lambda *_: pytest.fail("decoded again"))
         again = data.load(str(pets))
     assert torch.equal(again.train.images, first.train.images)
     assert torch.equal(again.test.labels, first.test.labels)

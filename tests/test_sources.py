@@ -355,7 +355,7 @@ BAD = {  # what is said of a mirror that behaves like this
     "chunks": "failed: Response ended prematurely",
     "page": "sent something else",
     "garbage": "failed: ",
-    "circle": "sent something else: Exceeded 30 redirects",
+    "circle": "",  # thirty requests: may be slow on a busy machine
     "endless": "sent something else: more than ",
     "403": "answered 403",
     "404": "answered 404",
@@ -376,7 +376,7 @@ def test_the_second_mirror_makes_up_for_the_first(
     offer(bad, "good")
     start = time.monotonic()
     images = data.load("mnist", root=tmp_path / "new", strict=True)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert same_as(images, mnist_files)
     good = [name for behaviour, name in server.asked if behaviour == "good"]
     assert good == [f"{name}.gz" for name in sources.IDX]
@@ -389,7 +389,7 @@ def failure(root: Path) -> str:
     start = time.monotonic()
     with pytest.raises(FileNotFoundError) as caught:
         data.load("mnist", root=root, strict=True)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
     assert not list(root.iterdir())
     return str(caught.value)
 
@@ -411,6 +411,11 @@ def test_without_a_good_mirror_nothing_is_left_behind(
 
     offer("good")
     assert same_as(data.load("mnist", root=tmp_path / "new", strict=True), mnist_files)
+
+
+def test_a_circle_of_redirects(offer: Offer, tmp_path: Path):
+    offer("circle")
+    assert "/circle/ sent something else: Exceeded 30 redirects" in failure(tmp_path / "new")
 
 
 def test_a_later_file_that_fails_undoes_the_earlier_ones(
