@@ -20,7 +20,6 @@ from torch import nn
 
 from common import machine, probe
 from common.machine import unknown
-from common.shapes import ShapesOnly
 
 MARK = "#| model"
 NOTEBOOKS = machine.HOME / "notebooks"
@@ -149,5 +148,5 @@ def scaled(channels: int, width: float) -> int:
 
 def build_on_meta(name: str, **options) -> nn.Module:
     """The network without memory or values, for counting: takes milliseconds for any size."""
-    with torch.device("meta"), ShapesOnly():
+    with torch.device("meta"):
         return build(name, **options)
