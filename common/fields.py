@@ -1,15 +1,17 @@
 """Receptive fields: which pixels of the image each position of a map depends on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 MARGIN = 4096  # positions followed beyond either edge, as if the image went on
 HOLE = -(10**9)  # no position: a tap of a transposed convolution that falls between two
+
+Places = Callable[[np.ndarray], list[np.ndarray]]  # which positions each of some new ones takes
 
 
 def tensors_in(values) -> list[torch.Tensor]:
@@ -65,8 +67,8 @@ class Axis:
         span = np.array([[self.edged[0].min()], [self.edged[1].max()]])
         return Axis(self.pixels, span, span, True)
 
-    def take(self, places: Callable[[np.ndarray], np.ndarray], size: int, rate=1) -> "Axis":
-        """The axis of `size` positions, of which o depends on the positions places(o) (o, taps).
+    def take(self, places: "Places", size: int, rate: float = 1) -> "Axis":
+        """The axis of `size` positions, of which o depends on those that places(o) lists.
 
         `rate` is the number of new positions to one of the old.
         """
@@ -74,13 +76,14 @@ class Axis:
             return self
         margin = (self.free.shape[1] - self.size) // 2
         reach = min(int(margin * rate), MARGIN)
-        out = np.arange(-reach, size + reach)
-        taken = places(out)
-        lost = out[~((taken == HOLE) | (taken >= -margin) & (taken < self.size + margin)).all(1)]
-        if len(lost):  # places beyond the margin: keep what lies between
-            reach = min(reach, *np.where(lost < 0, -lost - 1, lost - size))
-        kept = abs(2 * out - size + 1) < size + 2 * reach
-        free = gather(self.free, np.where(taken == HOLE, HOLE, taken + margin)[kept])
+        taps = places(np.arange(-reach, size + reach))
+        ends = [place[place != HOLE] if rate > 1 else place for place in taps]
+        lowest, highest = min(e.min() for e in ends), max(e.max() for e in ends)
+        if lowest < -margin or highest >= self.size + margin:  # keep what needs no more margin
+            over = max(-margin - lowest, highest - self.size - margin + 1)
+            reach = max(reach - math.ceil(over * rate) - 1, 0)
+            taps = places(np.arange(-reach, size + reach))
+        free = gather(self.free, [np.where(t == HOLE, HOLE, t + margin) for t in taps])
         return Axis(self.pixels, free, gather(self.edged, places(np.arange(size))))
 
     def described(self) -> tuple[int | None, int | Fraction | str | None]:
@@ -96,12 +99,18 @@ class Axis:
         return int(extents[0]), int(stride) if stride.denominator == 1 else stride
 
 
-def gather(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Lowest and highest of `values` (2, n) at `places` (o, taps); a place outside has nothing."""
-    inside = (places >= 0) & (places < values.shape[1])
-    places = np.where(inside, places, 0)
-    low = np.where(inside, values[0][places], np.inf).min(1)
-    return np.stack([low, np.where(inside, values[1][places], -np.inf).max(1)])
+def gather(values: np.ndarray, taps: list[np.ndarray]) -> np.ndarray:
+    """Lowest and highest of `values` (2, n) at each list of places; outside there is nothing."""
+    low, high = np.full(len(taps[0]), np.inf), np.full(len(taps[0]), -np.inf)
+    for places in taps:
+        inside = (places >= 0) & (places < values.shape[1])
+        if inside.all():
+            np.minimum(low, values[0][places], out=low)
+            np.maximum(high, values[1][places], out=high)
+        else:
+            low[inside] = np.minimum(low[inside], values[0][places[inside]])
+            high[inside] = np.maximum(high[inside], values[1][places[inside]])
+    return np.stack([low, high])
 
 
 def union(axes: list[Axis], size: int) -> Axis:
@@ -195,14 +204,13 @@ PADDINGS = {aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d}
 POOLS = {aten.max_pool2d_with_indices, aten.avg_pool2d}
 
 
-class FieldTracker(TorchDispatchMode):
-    """Follows what every tensor of a forward pass sees of the image.
+class FieldTracker:
+    """Follows what every tensor of a forward pass sees of the image, operation by operation.
 
     `fields[id(tensor)]` is a Seen, or None where it is not known.
     """
 
     def __init__(self, image: torch.Tensor) -> None:
-        super().__init__()
         self.fields: dict[int, Seen | None] = {}
         self.alive: list[torch.Tensor] = []  # keeps ids from being used twice
         self.overwritten: set[int] = set()  # storages of which parts have changed
@@ -217,26 +225,26 @@ class FieldTracker(TorchDispatchMode):
         self.fields |= {id(tensor): seen for tensor in tensors}
         self.alive += tensors
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        given = tensors_in([args, kwargs or {}])
+    def observe(self, operation, args: tuple, kwargs: dict, result) -> None:
+        """`operation` has made `result` from its arguments."""
+        given = tensors_in([args, kwargs])
         known = [t for t in given if id(t) in self.fields]
-        lost = any(storage(t) in self.overwritten for t in given)
-        result = operation(*args, **(kwargs or {}))
-        if known or lost:
-            outputs, seen = tensors_in(result), None
-            if outputs and not lost and all(self.fields[id(t)] for t in known):
-                seen = self.follow(operation, args, kwargs or {}, known, outputs[0])
-            written = operation._schema.arguments[0].alias_info
-            if written and written.is_write and not self.alone(args[0]):
-                self.overwritten.add(storage(args[0]))
-            self.mark(outputs, seen)
-        return result
+        lost = self.overwritten and any(storage(t) in self.overwritten for t in given)
+        if not known and not lost:
+            return
+        outputs, seen = tensors_in(result), None
+        if outputs and not lost and all(self.fields[id(t)] for t in known):
+            seen = self.follow(operation, args, known, outputs[0])
+        written = operation._schema.arguments[0].alias_info
+        if written and written.is_write and not self.alone(args[0]):
+            self.overwritten.add(storage(args[0]))
+        self.mark(outputs, seen)
 
     def alone(self, tensor: torch.Tensor) -> bool:
         """Whether no other tensor, and no tensor not followed, holds the same values."""
         return {id(t) for t in self.alive if storage(t) == storage(tensor)} == {id(tensor)}
 
-    def follow(self, operation, args, kwargs, known, output) -> Seen | None:
+    def follow(self, operation, args, known, output) -> Seen | None:
         """What `output` sees, made by `operation` from the tracked tensors `known`."""
         kind, x = operation.overloadpacket, known[0]
         fields = [self.fields[id(t)] for t in known]
@@ -386,7 +394,7 @@ def window(seen: Seen, output: torch.Tensor, kernel, stride, padding, dilation) 
     """A window of `kernel` taps, `dilation` apart, slides over the map."""
 
     def places(k, s, p, d):
-        return lambda out: out[:, None] * s - p + d * np.arange(k)
+        return lambda out: [out * s - p + d * tap for tap in range(k)]
 
     ways = [places(*how) for how in zip(kernel, stride, padding, dilation, strict=True)]
     return seen.take(ways, output, [1 / s for s in stride])
@@ -397,8 +405,8 @@ def transposed(seen: Seen, output: torch.Tensor, kernel, stride, padding, dilati
 
     def places(k, s, p, d):
         def of(out):
-            steps = out[:, None] + p - d * np.arange(k)
-            return np.where(steps % s == 0, steps // s, HOLE)
+            taps = [out + p - d * tap for tap in range(k)]
+            return [np.where(tap % s == 0, tap // s, HOLE) for tap in taps]
 
         return of
 
@@ -414,11 +422,9 @@ def upsampled(kind, args, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> 
 
     def places(f):
         if kind is aten.upsample_nearest2d:
-            return lambda out: out[:, None] // f
+            return lambda out: [out // f]
         # The centre of output o lies at (2 o + 1 - f) / 2 f; a neighbour of weight 0 is left out.
-        return lambda out: np.stack(
-            [(2 * out + 1 - f) // (2 * f), -((f - 1 - 2 * out) // (2 * f))], 1
-        )
+        return lambda out: [(2 * out + 1 - f) // (2 * f), -((f - 1 - 2 * out) // (2 * f))]
 
     return seen.take([places(int(f)) for f in factors], output, factors)
 
@@ -441,14 +447,14 @@ def selected(kind, args, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> S
         return None
     start, _, step = slice(*(*args[2:5], None, None, None)[:3]).indices(x.shape[dim])
     ways, rate = [same, same], [1, 1]
-    ways[dim - x.ndim] = lambda out: out[:, None] * step + start
+    ways[dim - x.ndim] = lambda out: [out * step + start]
     rate[dim - x.ndim] = 1 / step
     return seen.take(ways, output, rate)
 
 
-def same(out: np.ndarray) -> np.ndarray:
-    return out[:, None]
+def same(out: np.ndarray) -> list[np.ndarray]:
+    return [out]
 
 
-def mirror(size: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda out: size - 1 - out[:, None]
+def mirror(size: int) -> Places:
+    return lambda out: [size - 1 - out]

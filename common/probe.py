@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from common.fields import FieldTracker, Seen, storage, tensors_in
 
@@ -105,6 +106,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
+        if self.tracker:
+            self.tracker.observe(operation, args, kwargs or {}, result)
         inputs, outputs = tensors_in([args, kwargs]), tensors_in(result)
         if not outputs or not self.running:
             return result
@@ -148,8 +151,6 @@ def mult_adds_of(operation, args: tuple, kwargs: dict, result) -> int:
 
     A normalisation's weights count once an image, as torchinfo has it.
     """
-    from torch.utils.flop_counter import flop_registry
-
     if operation in NORMALISATIONS:
         affine = [t for t in args[1:3] if isinstance(t, torch.Tensor)]
         if operation is aten.native_layer_norm.default:
@@ -205,33 +206,31 @@ def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorde
     """
     if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
         raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
-    bare = any(t.is_meta for t in model.parameters())
-    for meta in (True,) if bare else (True, False):
-        net = rehearse(model, meta)
-        weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-        x = torch.zeros(shape, device="meta" if meta else weight.device)
-        x = x if meta else x.to(weight.dtype)
-        tracker = FieldTracker(x) if fields else None
-        recorder, witness = Recorder(net, tracker), Witness()
-        recorder.sources[id(x)] = IMAGE
-        try:
-            with (
-                torch.no_grad(),
-                torch.random.fork_rng(devices=()),
-                tracker or contextlib.nullcontext(),
-                recorder,
-                witness,
-            ):
-                return recorder, net(x)
-        except torch.OutOfMemoryError:
+    try:
+        return run(model, shape, True, fields)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # not followed without values: the real pass says whether it is wrong
+        bare = any(p.is_meta for p in model.parameters())
+        return run(model, shape, bare, fields, Witness())
+
+
+def run(model: nn.Module, shape: Shape, meta: bool, fields: bool, witness: "Witness | None" = None):
+    """One recorded pass of a copy; with a `witness`, a misfit is explained by a ValueError."""
+    net = rehearse(model, meta)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    x = torch.zeros(shape, device="meta" if meta else weight.device)
+    x = x if meta else x.to(weight.dtype)
+    recorder = Recorder(net, FieldTracker(x) if fields else None)
+    recorder.sources[id(x)] = IMAGE
+    own_random_numbers = torch.random.fork_rng(devices=())
+    try:
+        with torch.no_grad(), own_random_numbers, recorder, witness or contextlib.nullcontext():
+            return recorder, net(x)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if witness is None or isinstance(error, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if not meta or bare:
-                raise ValueError(misfit(recorder, witness, shape, error)) from error
-        except Exception:
-            if not meta or bare:
-                raise
-    raise AssertionError("the loop returns or raises")
+        raise ValueError(misfit(recorder, witness, shape, error)) from error
 
 
 # ---------------------------------------------------------------------------------------- asking

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import probe, zoo
-from common.fields import FieldTracker, pair
+from common.fields import pair
 
 # An even kernel with padding="same" makes torch warn that it pads one side more: as it should.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -430,11 +430,8 @@ HOLES = ("dilated", "pools", "not square", "cropped")  # in view are not all pix
 def test_the_place_of_a_field(name):
     """Not only how large it is: paddings and crops move it."""
     net = NETS[name]()
-    x = torch.empty(SHAPE, device="meta")
-    tracker = FieldTracker(x)
-    with torch.no_grad(), tracker:
-        output = probe.rehearse(net, meta=True)(x)
-    seen = tracker.fields[id(output)]
+    recorder, output = probe.trace(net, SHAPE, fields=True)
+    seen = recorder.tracker.fields[id(output)]
     x = torch.rand(SHAPE, dtype=torch.double, requires_grad=True)
     output = positive(net)(x)
     i, j = output.shape[2] // 2 - 1, output.shape[3] // 2 - 1
@@ -506,6 +503,211 @@ def test_depth_is_what_the_papers_state(name, expected):
     assert probe.depth(net, (1, *zoo.variant(name).input_shape)) == expected
 
 
+# ----------------------------------------------------------------------- what is not in a layer
+
+
+class Held(nn.Module):
+    """Weights beside the layers, and a convolution without one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, bias=False)
+        self.kernel = nn.Parameter(torch.rand(4, 4, 3, 3))
+        self.scale = nn.Parameter(torch.rand(4, 1, 1))
+        self.spare = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return F.conv2d(self.conv(x), self.kernel) * self.scale
+
+
+def test_what_no_layer_holds_has_rows_of_its_own():
+    table = probe.layers(Held(), (1, 1, 12, 12))
+    assert rows(table, "layer", "kind", "output", "params", "mult_adds", "field") == [
+        ("conv", "Conv2d", (1, 4, 10, 10), 36, 36 * 100, 3),
+        ("Held", "convolution", (1, 4, 8, 8), 144, 144 * 64, 5),
+        ("Held", "mul", (1, 4, 8, 8), 4, 0, 5),
+        ("(not run)", "parameters", (), 9, 0, "not known"),
+    ]
+    assert table.attrs == {"receptive_field": 5, "unseen_params": 9}
+    assert probe.mult_adds(Held(), (1, 1, 12, 12)) == 36 * 100 + 144 * 64
+
+
+def test_a_broadcast_sum_costs_what_its_layers_cost():
+    model = nn.Sequential(Branches("sum", nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1)))
+    model[0].parts[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1, bias=False))
+    expected = 224 * 32 * 32 + 24
+    assert probe.mult_adds(model, (1, 3, 32, 32)) == expected
+    assert probe.layers(model, (1, 3, 32, 32))["mult_adds"].sum() == expected
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(False, 1024), (True, 1280)])
+def test_a_transposed_convolution_counts_its_inputs(bias, expected):
+    layer = nn.ConvTranspose2d(4, 4, 2, stride=2, bias=bias)
+    assert probe.mult_adds(layer, (1, 4, 4, 4)) == expected
+    assert list(probe.layers(layer, (1, 4, 4, 4))["mult_adds"]) == [expected]
+
+
+def test_images_that_are_not_square():
+    model = nn.Sequential(nn.Conv2d(1, 4, (3, 5)), nn.Flatten(), nn.Linear(4 * 22 * 44, 2))
+    table = probe.layers(model, (1, 1, 24, 48))
+    assert list(table["mult_adds"]) == [64 * 22 * 44, 0, 2 * 4 * 22 * 44 + 2]
+    assert list(table["field"]) == ["3 x 5", "all", "all"]
+    assert probe.check_fits(model, (2, 1, 24, 48)) is None
+
+
+FIELDS = {
+    "a mirror image": (lambda: Mirrored(), "not known"),
+    "transposed, stride 1": (lambda: nn.ConvTranspose2d(1, 1, 3), 3),
+    "transposed, stride 2": (lambda: nn.ConvTranspose2d(1, 1, 4, 2), 2),
+    "transposed, not the same everywhere": (lambda: nn.ConvTranspose2d(1, 1, 3, 2), "not known"),
+    "nearest": (
+        lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Upsample(scale_factor=2), nn.Conv2d(1, 1, 5)),
+        5,
+    ),
+    "rolled": (lambda: Apply(lambda x: x.roll(1, 3)), "not known"),
+    "unfolded again": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 16, 16)), nn.Conv2d(1, 1, 3)),
+        "not known",
+    ),
+    "written into": (lambda: Written(), "not known"),
+    "normalised over the image": (lambda: nn.LayerNorm((1, 16, 16)), "all"),
+    "batch normalised": (lambda: nn.BatchNorm2d(1), 1),
+    "by the batch in evaluation too": (
+        lambda: nn.BatchNorm2d(1, track_running_stats=False), "all",
+    ),
+    "the mean of a part": (lambda: Apply(lambda x: x[:, :, 2:].mean((2, 3))), "14 x 16"),
+    "columns alone": (lambda: Apply(lambda x: x.mean(2, keepdim=True)), "16 x 1"),
+}  # fmt: skip
+
+
+class Mirrored(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.last = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.last(x + x.flip(-1))
+
+
+class Written(nn.Module):
+    """A sum in place into a part of a map: the view and the map hold the same values."""
+
+    def forward(self, x):
+        whole = torch.zeros_like(x)
+        whole[:, :, :-3] += x[:, :, 3:]
+        return whole + x
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_fields_that_are_easily_wrong(case):
+    build, expected = FIELDS[case]
+    net = nn.Sequential(build(), nn.Identity())
+    assert probe.layers(net, (1, 1, 16, 16))["field"].iloc[-1] == expected
+
+
+# ------------------------------------------------------------------------------- wrong and unusual
+
+
+class Wrong(nn.Module):
+    """A block that adds or concatenates what does not fit."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.conv, self.join = nn.Conv2d(1, 4, 3, stride=2), join
+
+    def forward(self, x):
+        return self.join(self.conv(x), x)
+
+
+@pytest.mark.parametrize(
+    ("join", "words"),
+    [
+        (lambda y, x: y + x, r"add met \(1, 4, 7, 7\) and \(1, 1, 16, 16\): The size of tensor a"),
+        (lambda y, x: torch.cat([y, x], 1), r"cat met \(1, 4, 7, 7\) and .*: Sizes of tensors must"),
+        (lambda y, x: y.view(1, 5), r"view met .*: shape '\[1, 5\]' is invalid for input of size 196"),
+    ],
+)
+def test_a_wrong_join_is_told_in_torch_s_words(join, words):
+    net = nn.Sequential(nn.ReLU(), Wrong(join))
+    for ask in (probe.check_fits, probe.layers, probe.mult_adds):
+        with pytest.raises(ValueError, match=rf"forward pass of '1' \(Wrong\) {words}") as error:
+            ask(net, (1, 1, 16, 16))
+        assert "pixels" not in str(error.value)
+
+
+def test_a_mistake_in_the_code_stays_what_it_is():
+    with pytest.raises(AttributeError, match="no attribute 'covv'"):
+        probe.check_fits(nn.Sequential(Wrong(lambda y, x: y.covv)), (1, 1, 16, 16))
+
+
+class Depends(nn.Module):
+    """A forward pass that looks at values, which the meta device does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.shift = torch.ones(1)  # neither a parameter nor a buffer
+
+    def forward(self, x):
+        y = self.conv(x + self.shift)
+        return y if y.mean() > 1e9 else torch.relu(y) + torch.ones(2, 1, 1)
+
+
+def test_what_only_the_meta_device_cannot_do_is_no_fault():
+    net = Depends()
+    assert probe.check_fits(net, (1, 1, 8, 8)) is None
+    assert probe.mult_adds(net, (2, 1, 8, 8)) == 2 * 20 * 36
+    assert list(probe.layers(net, (2, 1, 8, 8))["output"]) == [(2, 2, 6, 6)]
+
+
+@pytest.mark.parametrize("change", [nn.Module.double, nn.Module.half, nn.Module.bfloat16])
+def test_nets_of_other_numbers(change):
+    net = change(zoo.build("lenet5_bn"))
+    assert probe.check_fits(net, (1, 1, 32, 32)) is None
+    assert probe.layers(net, (1, 1, 32, 32))["params"].sum() == 61_750
+    with pytest.raises(ValueError, match="ran out of pixels"):
+        probe.check_fits(net, (1, 1, 8, 8))
+
+
+def test_frozen_lazy_and_normalised_nets():
+    frozen = zoo.build("lenet5").requires_grad_(False)
+    assert probe.mult_adds(frozen, (1, 1, 28, 28)) == probe.mult_adds(
+        zoo.build("lenet5"), (1, 1, 28, 28)
+    )
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match="Lazy layers have no weights yet"):
+        probe.check_fits(lazy, (1, 1, 8, 8))
+    lazy(torch.rand(1, 1, 8, 8))
+    assert probe.mult_adds(lazy, (1, 1, 8, 8)) == 40 * 36 + 4 * 36 * 2 + 2
+    weighed = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))
+    assert probe.mult_adds(weighed, (1, 1, 8, 8)) == 40 * 36
+    assert probe.layers(weighed, (1, 1, 8, 8))["params"].sum() == 36 + 4 + 4
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 1, 28, 0), (1, 1, -2, 8), ()])
+def test_a_shape_that_is_none(shape):
+    with pytest.raises(ValueError, match="Expected images of four dimensions"):
+        probe.check_fits(zoo.build("lenet5"), shape)
+
+
+def test_a_failing_pass_leaves_no_trace():
+    net = zoo.build("lenet5_bn").train()
+    net.kept = net.conv1(torch.rand(1, 1, 32, 32))  # has a history: cannot be copied as it is
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
+    with pytest.raises(ValueError, match="ran out of pixels"):
+        probe.layers(net, (1, 1, 8, 8))
+    assert probe.check_fits(net, (1, 1, 32, 32)) is None
+    assert all(m.training for m in net.modules())
+    assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 # ------------------------------------------------------------------------------------ random nets
 
 
@@ -519,7 +721,7 @@ class Squeeze(nn.Module):
 
     def forward(self, x):
         z = x.mean((2, 3)) if self.functional else F.adaptive_avg_pool2d(x, 1).flatten(1)
-        z = self.fc2(torch.tanh(self.fc1(z))).sigmoid()
+        z = F.softplus(self.fc2(F.leaky_relu(self.fc1(z))))
         return x * (z[:, :, None, None] if self.functional else z.unflatten(1, (-1, 1, 1)))
 
 
@@ -557,7 +759,7 @@ class Apply(nn.Module):
 
 def draw_step(pick, C):
     """One random step for a map of C channels."""
-    k = pick(1, 2, 3)
+    k, s = pick(1, 2, 3), pick(1, 2)
     same = nn.Conv2d(C, C, 3, padding=1)
     return pick(
         lambda: nn.Conv2d(
@@ -568,20 +770,20 @@ def draw_step(pick, C):
         lambda: nn.ConvTranspose2d(
             C, 2, k, pick(1, 1, 2), pick(0, k // 2), dilation=pick(1, 2), bias=pick(True, False)
         ),
-        lambda: Apply(lambda x, w: F.conv2d(x, w, stride=pick(1, 2), padding=1), 3, C, 3, 3),
+        lambda: Apply(lambda x, w: F.conv2d(x, w, stride=s, padding=1), 3, C, 3, 3),
         lambda: Apply(lambda x, w: torch.einsum("nchw,dc->ndhw", x, w), 3, C),
         lambda: pick(nn.MaxPool2d, nn.AvgPool2d)(pick(2, 3), pick(1, 2)),
-        lambda: nn.Sequential(nn.BatchNorm2d(C), nn.Tanh()),
-        lambda: nn.Sequential(nn.InstanceNorm2d(C, affine=pick(True, False)), nn.Tanh()),
-        lambda: nn.Sequential(nn.GroupNorm(1, C), nn.Tanh()),
+        lambda: nn.Sequential(nn.BatchNorm2d(C), nn.LeakyReLU(0.3)),
+        lambda: nn.Sequential(nn.InstanceNorm2d(C, affine=pick(True, False)), nn.LeakyReLU(0.3)),
+        lambda: nn.Sequential(nn.GroupNorm(1, C), nn.LeakyReLU(0.3)),
         lambda: Squeeze(C, pick(True, False)),
         lambda: Branches(pick("cat", "sum", "in place"), same, nn.Conv2d(C, C, 1)),
         lambda: Branches(pick("cat", "sum"), same, nn.Sequential()),
         lambda: Branches("cat", nn.MaxPool2d(3, 1, 1), same, nn.Conv2d(C, 1, 5, padding=2)),
         lambda: Branches("sum", same, nn.Conv2d(C, 1, 1)),  # broadcast over channels
         lambda: Branches("sum", same, Apply(lambda x: x.mean(3, keepdim=True))),
-        lambda: Branches("sum", same, Apply(lambda x: x.amax((2, 3), keepdim=True))),
-        lambda: nn.Sequential(same, nn.Tanh(), same),  # one layer twice
+        lambda: Branches("sum", same, Apply(lambda x: x.logsumexp((2, 3), keepdim=True))),
+        lambda: nn.Sequential(same, nn.LeakyReLU(0.3), same),  # one layer twice
         lambda: nn.Upsample(scale_factor=2, mode=pick("nearest", "bilinear")),
         lambda: Apply(lambda x: x + x.flip(-1)),
         lambda: Apply(lambda x: x.roll(2, 2)),
@@ -591,7 +793,7 @@ def draw_step(pick, C):
         lambda: Apply(lambda x: F.pad(x, (1, 2, 0, 1), mode="reflect")),
         lambda: Apply(lambda x, scale: x * scale, C, 1, 1),
         lambda: Apply(lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2)),
-        lambda: pick(nn.PReLU(C), nn.LocalResponseNorm(3), nn.Softmax2d(), nn.Dropout2d()),
+        lambda: pick(nn.PReLU(C), nn.LocalResponseNorm(3), nn.Dropout2d()),
     )()  # fmt: skip
 
 
@@ -634,16 +836,10 @@ def counted_apart(net, x):
 
     handles = [module.register_forward_hook(add) for module in net.modules()]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x)
+        net(x.detach())
     for handle in handles:
         handle.remove()
     return counter.get_total_flops() // 2 + sum(extra)
-
-
-def seen_by_gradient(output, x):
-    """((top, bottom), (left, right)) of the pixels that a value depends on; None for no pixel."""
-    seen = in_view(output, x)
-    return (span(seen.any(1)), span(seen.any(0))) if seen.any() else None
 
 
 def check_field(row, net, x):
@@ -651,29 +847,23 @@ def check_field(row, net, x):
     if row.field == "not known":
         return False
     y = positive(net)(x)
-    if y.ndim == 2 or row.stride == "all":
-        seen = seen_by_gradient(y[..., 0, 0] if y.ndim == 4 else y[:, 0], x)
-        extents = [b - a + 1 for a, b in seen]
-        expected = "all" if tuple(extents) == tuple(x.shape[2:]) else described(*extents)
-        assert row.field == expected
-        return True
-    places = [(i, j) for i in range(y.shape[2]) for j in range(y.shape[3])]
-    middle = len(places) // 2 + y.shape[3] // 2
-    for i, j in places[middle : middle + 1]:
-        seen = seen_by_gradient(y[:, :, i, j], x)
-        extents = [b - a + 1 for a, b in seen]
-        sizes = str(row.field).split(" x ") * 2
-        for extent, size, (low, high), pixels in zip(extents, sizes, seen, x.shape[2:]):
-            if size == "all" or (low > 0 and high < pixels - 1):  # the image's edge cuts nothing
-                assert extent == (pixels if size == "all" else int(size))
-            else:
-                assert extent <= int(size)
+    middle = y[:, 0] if y.ndim == 2 else y[:, :, y.shape[2] // 2, y.shape[3] // 2]
+    seen = in_view(middle, x)
+    sizes = [str(row.field)] * 2 if " x " not in str(row.field) else row.field.split(" x ")
+    for line, size, pixels in zip((seen.any(1), seen.any(0)), sizes, x.shape[2:], strict=True):
+        first, last = span(line)
+        if size == "all" or row.stride == "all":
+            assert last - first + 1 == (pixels if size == "all" else int(size))
+        elif 6 < first and last < pixels - 7:  # no edge of the image, or of a map, cuts it
+            assert last - first + 1 == int(size)
+        else:
+            assert last - first + 1 <= int(size)
     return True
 
 
-@pytest.mark.parametrize("start", range(0, 1200, 100))
+@pytest.mark.parametrize("start", range(0, 1000, 100))
 def test_random_nets(start):
-    """Costs against torch's counter and fields against gradients, for 1,200 nets."""
+    """Costs against torch's counter and fields against gradients, for 1,000 nets."""
     known = 0
     for seed in range(start, start + 100):
         torch.manual_seed(seed)
@@ -683,4 +873,4 @@ def test_random_nets(start):
         assert table["params"].sum() == sum(p.numel() for p in net.parameters()), seed
         assert table["mult_adds"].sum() == counted_apart(net.eval().double(), x), seed
         known += check_field(list(table.itertuples())[-1], net, x)
-    assert known > 60  # of a hundred nets; the others hold a step that cannot be followed
+    assert known > 40  # of a hundred nets; the others hold a step that cannot be followed
