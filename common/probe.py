@@ -1,284 +1,350 @@
 """What goes on in a net, layer by layer, without computing anything: shapes, costs, fields of view.
 
-Nets are probed on PyTorch's meta device, where tensors have shapes but no values.
+A copy of the net runs on PyTorch's meta device, where tensors have shapes but no values. Costs are
+read off the operations themselves, so what a net does between its layers is counted too.
 """
 
+import contextlib
 import copy
 import math
+import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torchinfo
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from common.shapes import ShapesOnly, pair
+from common.fields import FieldTracker, Seen, storage, tensors_in
 
 if TYPE_CHECKING:
-    import pandas as pd  # half a second, which `python -m common list` need not wait for
+    import pandas as pd  # half a second, which a command without tables need not wait for
 
-aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Field:
-    """What output position i sees along one axis: pixels first + i stride … last + i stride."""
-
-    first: int = 0
-    last: int = 0
-    stride: int = 1
-
-    def slide(self, kernel: int, stride: int, padding: int, dilation: int) -> "Field":
-        """The field after a window of `kernel` taps, `dilation` apart, slides over this one."""
-        start = self.first - padding * self.stride
-        reach = self.last - padding * self.stride + dilation * (kernel - 1) * self.stride
-        return Field(start, reach, self.stride * stride)
-
-    def join(self, other: "Field") -> "Field":
-        """The field of a sum or a concatenation: everything that either sees."""
-        return Field(
-            min(self.first, other.first),
-            max(self.last, other.last),
-            min(self.stride, other.stride),
-        )
+Shape = tuple[int, int, int, int]  # N, C, H, W
+IMAGE = -1  # stands for the net's input among the sources of a call
+INSIDE = -2  # made by the layer that is running
+COPIES = ("clone", "_to_copy", "_unsafe_view", "detach", "alias", "lift_fresh")
+NO_PIXELS = (
+    "Kernel size can't be greater than actual input size|Output size is too small|"
+    "non-zero size for (the )?(non-batch )?(input|dimensions)|Padding size should be less than"
+)
 
 
-def tensors_in(values) -> list[torch.Tensor]:
-    """The tensors among `values` and in the lists among them."""
-    flat = [v for value in values for v in (value if isinstance(value, (list, tuple)) else [value])]
-    return [v for v in flat if isinstance(v, torch.Tensor)]
+@dataclass
+class Call:
+    """One step of a forward pass: a layer without parts, or an operation between layers."""
+
+    name: str  # of the layer; of the module that calls the operation
+    module: nn.Module | None  # None for an operation
+    kind: str  # the layer's class, or the operation's name
+    output: tuple[int, ...]
+    params: int  # that no call before has used
+    mult_adds: int
+    sources: tuple[int, ...]  # the calls whose outputs go in; IMAGE for the net's input
+    seen: Seen | None = None  # where fields are followed
+
+    @property
+    def counts(self) -> bool:
+        """Whether the call is a row of the table: every layer, and all that has a cost."""
+        return self.module is not None or self.params > 0 or self.mult_adds > 0
 
 
-class FieldTracker(TorchDispatchMode):
-    """Follows the field of view of every tensor through the operations of a forward pass.
+class Recorder(TorchDispatchMode):
+    """Writes down the calls of a net's forward pass. The net is a copy: it keeps the hooks."""
 
-    `fields[id(tensor)]` is a pair of Fields (vertical, horizontal), or None for "sees all".
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module, tracker: FieldTracker | None = None) -> None:
         super().__init__()
-        self.fields: dict[int, tuple[Field, Field] | None] = {}
-        self.alive: list[torch.Tensor] = []  # keeps ids from being used twice
-
-    def mark(self, tensor: torch.Tensor, field: tuple[Field, Field] | None) -> None:
-        self.fields[id(tensor)] = field
-        self.alive.append(tensor)
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        seen = [t for t in tensors_in(args) if id(t) in self.fields]
-        if seen:
-            for output in tensors_in([result]):
-                self.mark(output, self.follow(operation, args, seen, output))
-        return result
-
-    def follow(self, operation, args, seen, output) -> tuple[Field, Field] | None:
-        """The field of `output`, made by `operation` from the tracked tensors `seen`."""
-        fields = [self.fields[id(t)] for t in seen]
-        if None in fields:
-            return None
-        if operation is aten.convolution.default and not args[6]:  # not transposed
-            kernel, stride, padding, dilation = args[1].shape[2:], args[3], args[4], args[5]
-        elif operation is aten.max_pool2d_with_indices.default:
-            kernel, stride, padding, dilation = (*args[1:], *[None] * 4)[:4]
-            stride, padding, dilation = stride or kernel, padding or [0], dilation or [1]
-        elif operation is aten.avg_pool2d.default:
-            kernel, stride, padding = (*args[1:], *[None] * 4)[:3]
-            stride, padding, dilation = stride or kernel, padding or [0], [1]
-        elif operation is aten.constant_pad_nd.default:  # F.pad, nn.ZeroPad2d
-            left, _, top, _ = (*args[1], 0, 0)[:4]
-            kernel, stride, padding, dilation = 1, 1, (top, left), 1
-        elif operation is aten.slice.Tensor and seen[0].ndim == 4 and args[1] % 4 > 1:  # a crop
-            start, _, step = slice(*(*args[2:], None, None)[:3]).indices(seen[0].shape[args[1]])
-            vertical = args[1] % 4 == 2
-            kernel, dilation = 1, 1
-            stride = (step, 1) if vertical else (1, step)
-            padding = (-start, 0) if vertical else (0, -start)
-        else:
-            size = output.shape[-2:]
-            same_size = output.ndim >= 4 and all(t.ndim >= 4 and t.shape[-2:] == size for t in seen)
-            if not same_size:
-                return None  # flattened, averaged or multiplied by a matrix
-            joined = fields[0]
-            for other in fields[1:]:
-                joined = tuple(a.join(b) for a, b in zip(joined, other, strict=True))
-            return joined
-        per_axis = zip(*(pair(v) for v in (kernel, stride, padding, dilation)), strict=True)
-        return tuple(f.slide(*v) for f, v in zip(fields[0], per_axis, strict=True))
-
-
-class DepthTracker(TorchDispatchMode):
-    """Counts the layers with weights on the longest way from the images to each tensor."""
-
-    layers = (aten.convolution.default, aten.addmm.default, aten.mm.default)
-
-    def __init__(self) -> None:
-        super().__init__()
+        self.calls: list[Call] = []
+        self.tracker = tracker
+        self.names = {module: name for name, module in net.named_modules()}
+        self.owners = {storage(p): p for p in net.parameters()}
+        self.used: set[int] = set()  # ids of parameters already counted
+        self.running: list[tuple[nn.Module, tuple]] = []  # innermost last, with its inputs
+        self.sources: dict[int, int] = {}  # by a tensor's id: the call that made it
         self.depths: dict[int, int] = {}
         self.alive: list[torch.Tensor] = []  # keeps ids from being used twice
+        for module in net.modules():
+            module.register_forward_pre_hook(self.enter)
+            module.register_forward_hook(self.leave)
+
+    def enter(self, module: nn.Module, inputs: tuple) -> None:
+        self.running.append((module, inputs))
+        self.consumed, self.cost, self.operations = [], 0, 0  # of a layer without parts
+
+    def leave(self, module: nn.Module, _, output) -> None:
+        self.running.pop()
+        if any(module.children()):
+            return
+        outputs = tensors_in(output)
+        if not outputs:
+            return
+        own = list(module.parameters(recurse=False))
+        shape = tuple(outputs[0].shape)
+        # A normalisation's weights, and those of layers not known here, count once an image.
+        cost = self.cost or shape[0] * sum(p.numel() for p in own)
+        call = self.add(module, type(module).__name__, outputs[0], own, cost, self.consumed)
+        if not self.operations:  # the input, passed on: others may use it too
+            call.sources = tuple(self.sources[id(t)] for t in outputs if id(t) in self.sources)
+            return
+        for tensor in outputs:
+            self.sources[id(tensor)] = len(self.calls) - 1
+
+    def add(self, module, kind, output, params, mult_adds, sources) -> Call:
+        new = {id(p): p.numel() for p in params if id(p) not in self.used}
+        self.used |= new.keys()
+        caller = self.running[-1][0] if module is None else module
+        name = self.names.get(caller, "")
+        seen = self.tracker.fields.get(id(output)) if self.tracker else None
+        sources = tuple(dict.fromkeys(sources))
+        shape = tuple(output.shape)
+        call = Call(name, module, kind, shape, sum(new.values()), mult_adds, sources, seen)
+        self.calls.append(call)
+        return call
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        depth = max((self.depths.get(id(t), 0) for t in tensors_in(args)), default=0)
-        for output in tensors_in([result]):
-            self.depths[id(output)] = depth + (operation in self.layers)
-            self.alive.append(output)
+        if self.tracker:
+            self.tracker.observe(operation, args, kwargs or {}, result)
+        inputs, outputs = tensors_in([args, kwargs]), tensors_in(result)
+        if not outputs or not self.running:
+            return result
+        self.alive += outputs
+        owners = [self.owners[storage(t)] for t in inputs if storage(t) in self.owners]
+        cost = mult_adds_of(operation, args, kwargs or {}, result)
+        depth = max((self.depths.get(id(t), 0) for t in inputs), default=0)
+        depth += bool(cost and owners and operation not in NORMALISATIONS)
+        for tensor in outputs:
+            self.depths[id(tensor)] = depth
+        kind = operation.overloadpacket.__name__
+        alias = operation._schema.arguments and operation._schema.arguments[0].alias_info
+        passed_on = kind in COPIES or (alias and not alias.is_write)  # a copy or a view
+        if passed_on and owners:
+            self.owners[storage(outputs[0])] = owners[0]
+        sources = [self.sources[id(t)] for t in inputs if id(t) in self.sources]
+        if not any(self.running[-1][0].children()):
+            self.cost += cost
+            self.operations += 1
+            self.consumed += [source for source in sources if source != INSIDE]
+            made_by = INSIDE if sources else None
+        elif passed_on or not (sources or cost or owners):
+            made_by = sources[0] if sources else None
+        else:
+            self.add(None, kind, outputs[0], owners, cost, sources)
+            made_by = len(self.calls) - 1
+        for tensor in outputs if made_by is not None else ():
+            self.sources[id(tensor)] = made_by
         return result
 
 
-def depth(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
+aten = torch.ops.aten
+NORMALISATIONS = (
+    aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default,
+    aten.native_layer_norm.default, aten.native_group_norm.default,
+)  # fmt: skip
+
+
+def mult_adds_of(operation, args: tuple, kwargs: dict, result) -> int:
+    """Mult-adds of one operation: torch's own count, and one for each output that has a bias.
+
+    A normalisation's weights count once an image, as torchinfo has it.
+    """
+    if operation in NORMALISATIONS:
+        affine = [t for t in args[1:3] if isinstance(t, torch.Tensor)]
+        if operation is aten.native_layer_norm.default:
+            affine = [t for t in args[2:4] if isinstance(t, torch.Tensor)]
+        return args[0].shape[0] * sum(t.numel() for t in affine)
+    if (count := flop_registry.get(operation.overloadpacket)) is None:
+        return 0
+    bias = operation.overloadpacket is aten.addmm
+    if operation.overloadpacket is aten.convolution:
+        bias = args[2] is not None
+    return count(*args, **kwargs, out_val=result) // 2 + bias * tensors_in(result)[0].numel()
+
+
+# ------------------------------------------------------------------------------------- rehearsal
+
+
+def rehearse(model: nn.Module, meta: bool) -> nn.Module:
+    """A copy of the model in evaluation mode, without its weights' values (`meta`) or sharing them.
+
+    The caller's own hooks are left out: they have no business here. Raises ValueError for a net
+    whose lazy layers have no weights yet.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(isinstance(t, nn.parameter.UninitializedTensorMixin) for t in tensors):
+        raise ValueError("Lazy layers have no weights yet: show the net one batch first, net(x).")
+    memo = {}
+    for module in model.modules():
+        # A tensor that is a plain attribute, such as a kept activation, cannot be copied as it is.
+        kept = [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]
+        for tensor in (t for t in kept if isinstance(t, torch.Tensor)):
+            memo[id(tensor)] = stand_in(tensor, meta)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            own = {i: hook for i, hook in hooks.items() if hook.__module__.startswith("torch.")}
+            memo[id(hooks)] = OrderedDict(own)
+        for hooks in (module._backward_hooks, module._backward_pre_hooks):
+            memo[id(hooks)] = OrderedDict()
+    net = copy.deepcopy(model, memo).eval()
+    return net.float() if meta else net
+
+
+def stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
+    if not meta:
+        return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorder, torch.Tensor]:
+    """The calls of a forward pass for an input of `shape`, and its output.
+
+    Where the meta device does not do, as for `if y.mean() > 0`, one real pass on zeros does.
+    Raises ValueError where the input does not fit the net.
+    """
+    if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
+    try:
+        return run(model, shape, True, fields)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # not followed without values: the real pass says whether it is wrong
+        bare = any(p.is_meta for p in model.parameters())
+        return run(model, shape, bare, fields, Witness())
+
+
+def run(model: nn.Module, shape: Shape, meta: bool, fields: bool, witness: "Witness | None" = None):
+    """One recorded pass of a copy; with a `witness`, a misfit is explained by a ValueError."""
+    net = rehearse(model, meta)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    x = torch.zeros(shape, device="meta" if meta else weight.device)
+    x = x if meta else x.to(weight.dtype)
+    recorder = Recorder(net, FieldTracker(x) if fields else None)
+    recorder.sources[id(x)] = IMAGE
+    own_random_numbers = torch.random.fork_rng(devices=())
+    try:
+        with torch.no_grad(), own_random_numbers, recorder, witness or contextlib.nullcontext():
+            return recorder, net(x)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if witness is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(misfit(recorder, witness, shape, error)) from error
+
+
+# ---------------------------------------------------------------------------------------- asking
+
+
+def layers(model: nn.Module, shape: Shape) -> "pd.DataFrame":
+    """One row a layer, in the order of the forward pass, for an input of `shape` (N, C, H, W).
+
+    Columns: `layer` and `kind`; `output` shape; `params`, those of the layer itself, counted at
+    its first use; `mult_adds` for the whole batch; `activation_bytes` of the output as float32;
+    `field`, the receptive field in input pixels (height, or height x width where they differ, as
+    if the input had no edges; "all" where every row and column of the image counts; "not known"
+    where it cannot be followed, or is not the same everywhere); `stride`, in input pixels from one
+    output position to the next, "all" where all positions see the same.
+
+    Operations with a cost between layers have rows too, under the name of the module that calls
+    them, with the operation as `kind`. A last row, "(not run)", holds the parameters that the pass
+    does not use: `df.attrs["unseen_params"]`. `df.attrs["receptive_field"]` is that of the last
+    step, a layer or a sum or concatenation, whose positions do not all see the same.
+
+    Mult-adds follow torchinfo, whose totals the reports print: a bias counts one for each output,
+    a normalisation's weights one an image. Where torchinfo errs, for transposed convolutions,
+    linear layers on maps and operations between layers, torch's own counter is followed.
+
+    Raises ValueError where the input does not fit the net.
+    """
+    import pandas as pd
+
+    recorder, _ = trace(model, shape, fields=True)
+    rows, local = [], "all"
+    for call in recorder.calls:
+        field, stride = call.seen.described() if call.seen else ("not known", "not known")
+        local = local if stride == "all" else field
+        if call.counts:
+            row = (call.name or type(model).__name__, call.kind, call.output, call.params)
+            rows.append((*row, call.mult_adds, 4 * math.prod(call.output), field, stride))
+    unseen = sum(p.numel() for p in model.parameters()) - sum(row[3] for row in rows)
+    if unseen:
+        rows.append(("(not run)", "parameters", (), unseen, 0, 0, "not known", "not known"))
+    columns = "layer kind output params mult_adds activation_bytes field stride".split()
+    frame = pd.DataFrame(rows, columns=columns)
+    frame.attrs = {"receptive_field": local, "unseen_params": unseen}
+    return frame
+
+
+def mult_adds(model: nn.Module, shape: Shape) -> int:
+    """Mult-adds of a whole net for an input of `shape` (N, C, H, W), in evaluation."""
+    return sum(call.mult_adds for call in trace(model, shape)[0].calls)
+
+
+def depth(model: nn.Module, shape: Shape) -> int:
     """Layers with weights on the longest way through a net, for an input of `shape` (N, C, H, W).
 
     This is the depth that papers state: 18 for ResNet-18, whose projections lie beside the way.
     """
-    tracker = DepthTracker()
-    with tracker, torch.no_grad():
-        output = to_meta(model)(torch.empty(shape, device="meta"))
-    return tracker.depths[id(output)]
+    recorder, output = trace(model, shape)
+    return max(recorder.depths[id(tensor)] for tensor in tensors_in(output))
 
 
-def to_meta(model: nn.Module) -> nn.Module:
-    """A copy of the model on the meta device, in evaluation mode, made without copying a weight."""
-    tensors = [*model.parameters(), *model.buffers()]
-    memo = {id(t): copy_to_meta(t) for t in tensors}
-    probe = copy.deepcopy(model, memo).float().eval()
-    for module in probe.modules():  # hooks that read values cannot do so here
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    return probe
-
-
-def copy_to_meta(tensor: torch.Tensor) -> torch.Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
-
-
-def layers(model: nn.Module, shape: tuple[int, int, int, int]) -> "pd.DataFrame":
-    """One row a layer, in the order of the forward pass, for an input of `shape` (N, C, H, W).
-
-    Columns: `layer` and `kind`; `output` shape; `params`, those of the layer itself, counted at
-    its first use; `mult_adds` for the whole batch, by torchinfo's count; `activation_bytes` of the
-    output as float32; `field`, the receptive field in input pixels (height, or height x width
-    where they differ, as if the input had no edges; "all" where every pixel counts); `stride`, in
-    input pixels from one output position to the next. `df.attrs["receptive_field"]` is that of the
-    last layer that is not "all". Raises ValueError where the input does not fit the net.
-    """
-    probe = to_meta(model)
-    layer_names = {module: name for name, module in probe.named_modules()}
-    tracker, rows = FieldTracker(), []
-
-    def record(module: nn.Module, _, output) -> None:
-        rows.append((module, tuple(output.shape), tracker.fields.get(id(output))))
-
-    leaves = [m for m in probe.modules() if not any(m.children())]
-    handles = [m.register_forward_hook(record) for m in leaves]
-    x = torch.empty(shape, device="meta")
-    tracker.mark(x, (Field(), Field()))
-    try:
-        with tracker:
-            summary = torchinfo.summary(probe, input_data=x, device="meta", verbose=0)
-    except RuntimeError as error:
-        raise ValueError(misfit(probe, shape)) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    costs = [info.macs for info in summary.summary_list if info.is_leaf_layer]
-
-    table, used = [], set()
-    for (module, output, field), mult_adds in zip(rows, costs, strict=True):
-        new = [p for p in module.parameters(recurse=False) if id(p) not in used]
-        used.update(map(id, new))
-        table.append(
-            {
-                "layer": layer_names[module],
-                "kind": type(module).__name__,
-                "output": output,
-                "params": sum(p.numel() for p in new),
-                "mult_adds": mult_adds,
-                "activation_bytes": 4 * math.prod(output),
-                "field": describe_field(field),
-                "stride": "all" if field is None else one_or_both(*(f.stride for f in field)),
-            }
-        )
-    import pandas as pd
-
-    frame = pd.DataFrame(table)
-    local = frame[frame["field"] != "all"]
-    frame.attrs["receptive_field"] = local["field"].iloc[-1] if len(local) else "all"
-    return frame
-
-
-def mult_adds(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
-    """torchinfo's mult-adds of a whole net for an input of `shape` (N, C, H, W), in evaluation."""
-    probe = model if next(model.parameters()).is_meta else to_meta(model)
-    x = torch.empty(shape, device="meta")
-    with ShapesOnly():
-        summary = torchinfo.summary(probe, input_data=x, device="meta", mode="eval", verbose=0)
-    return summary.total_mult_adds
-
-
-def check_fits(model: nn.Module, shape: tuple[int, int, int, int]) -> None:
-    """Raise ValueError, with the layer where it fails, unless an input of `shape` fits the net."""
-    if len(shape) != 4:
-        raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
-    probe = to_meta(model)
-    try:
-        with torch.no_grad():
-            probe(torch.empty(shape, device="meta"))
-    except RuntimeError as error:
-        raise ValueError(misfit(probe, shape)) from error
-
-
-def misfit(probe: nn.Module, shape: tuple[int, ...]) -> str:
-    """Why an input of `shape` does not pass the net: the layer, what came, what it needs."""
-    entered = []
-
-    def enter(module: nn.Module, inputs: tuple) -> None:
-        entered.append((module, tuple(inputs[0].shape)))
-
-    handles = [m.register_forward_pre_hook(enter) for m in probe.modules() if not any(m.children())]
-    reason = "it passes in evaluation mode"
-    try:
-        with torch.no_grad():
-            probe(torch.empty(shape, device="meta"))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-    for handle in handles:
-        handle.remove()
-    text = f"An input of shape {shape} (N, C, H, W) does not fit this net: "
-    if not entered:
-        return text + reason
-    module, came = entered[-1]
-    name = {m: n for n, m in probe.named_modules()}[module] or type(module).__name__
-    text += f"the layer {name!r} ({module}) got {came}"
-    wanted = getattr(module, "in_channels", None)
-    if wanted not in (None, came[1]):
-        return (
-            f"{text}, but it takes {wanted} channels. Give the net {wanted} channels, "
-            f"or build it with in_channels={came[1]}."
-        )
-    if isinstance(module, nn.Linear) and came[-1] != module.in_features:
-        return (
-            f"{text}, but it takes {module.in_features} values an image. "
-            "Use the image size the net was made for."
-        )
-    if len(came) == 4:
-        return f"{text} and ran out of pixels. Use larger images (image_size)."
-    return f"{text}: {reason}"
-
-
-def receptive_field(model: nn.Module, shape: tuple[int, int, int, int]) -> int | str:
-    """The receptive field in input pixels of the last layer that sees less than the whole image."""
+def receptive_field(model: nn.Module, shape: Shape) -> int | str:
+    """The receptive field in input pixels of the last step that sees less than the whole image."""
     return layers(model, shape).attrs["receptive_field"]
 
 
-def describe_field(field: tuple[Field, Field] | None) -> int | str:
-    """A field's extent in pixels: one number, "h x w", or "all"."""
-    return "all" if field is None else one_or_both(*(f.last - f.first + 1 for f in field))
+def check_fits(model: nn.Module, shape: Shape) -> None:
+    """Raise ValueError, with the layer where it fails, unless an input of `shape` fits the net."""
+    trace(model, shape)
 
 
-def one_or_both(vertical: int, horizontal: int) -> int | str:
-    return vertical if vertical == horizontal else f"{vertical} x {horizontal}"
+# --------------------------------------------------------------------------------------- misfits
+
+
+class Witness(TorchFunctionMode):
+    """Remembers the function that failed first, and the shapes that met in it."""
+
+    failed: tuple[str, list[tuple[int, ...]]] | None = None
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        try:
+            return function(*args, **(kwargs or {}))
+        except Exception:
+            if self.failed is None:
+                shapes = [tuple(t.shape) for t in tensors_in([args, kwargs])]
+                self.failed = function.__name__.strip("_"), shapes
+            raise
+
+
+def misfit(recorder: Recorder, witness: Witness, shape: Shape, error: Exception) -> str:
+    """Why an input of `shape` does not pass: the layer, what met there, and torch's own words."""
+    text = f"An input of shape {shape} (N, C, H, W) does not fit this net: "
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+    if not recorder.running:
+        return text + reason
+    module, inputs = recorder.running[-1]
+    name = recorder.names[module] or type(module).__name__
+    if any(module.children()):
+        text += f"in the forward pass of {name!r} ({type(module).__name__}) "
+        if witness.failed and witness.failed[1]:
+            function, shapes = witness.failed
+            text += f"{function} met {' and '.join(map(str, shapes))}: "
+        return text + reason
+    came = tuple(tensors_in(inputs)[0].shape) if tensors_in(inputs) else ()
+    text += f"the layer {name!r} ({module}) got {came}"
+    wanted = getattr(module, "in_channels", None)
+    if wanted is not None and len(came) == 4 and came[1] != wanted:
+        return (
+            f"{text}, but it takes {wanted} channels. Give the net {wanted} channels, "
+            f"or build it with in_channels={came[1]}. PyTorch: {reason}"
+        )
+    if isinstance(module, nn.Linear) and came and came[-1] != module.in_features:
+        return (
+            f"{text}, but it takes {module.in_features} values an image. "
+            f"Use the image size the net was made for. PyTorch: {reason}"
+        )
+    if re.search(NO_PIXELS, reason):
+        return f"{text} and ran out of pixels. Use larger images (image_size). PyTorch: {reason}"
+    return f"{text}: {reason}"

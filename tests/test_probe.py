@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import probe, zoo
-from common.shapes import ShapesOnly, pair
+from common.fields import pair
 
 # An even kernel with padding="same" makes torch warn that it pads one side more: as it should.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -213,7 +213,10 @@ def test_counts_of_every_net(net):
     table = probe.layers(net, shape)
     assert table["params"].sum() == sum(p.numel() for p in net.parameters())
     summary = torchinfo.summary(net, input_size=shape, device="cpu", verbose=0)
-    assert table["mult_adds"].sum() == summary.total_mult_adds
+    of_layers = table[table["kind"] != "convolution"]["mult_adds"].sum()  # torchinfo sees no others
+    assert of_layers == summary.total_mult_adds
+    assert probe.mult_adds(net, shape) == table["mult_adds"].sum()
+    assert table.attrs["unseen_params"] == 0
 
 
 @pytest.mark.parametrize(
@@ -373,6 +376,7 @@ def described(vertical, horizontal):
 def compare_with_gradients(net, shape):
     """Hold each layer's field and stride against the pixels that get a gradient."""
     table = probe.layers(net, shape)
+    table = table[table["kind"] != "convolution"]  # a function: there is no module to listen to
     x = torch.rand(shape, dtype=torch.double, requires_grad=True)
     kept = outputs(positive(net), x)
     assert len(kept) == len(table)
@@ -426,22 +430,19 @@ HOLES = ("dilated", "pools", "not square", "cropped")  # in view are not all pix
 def test_the_place_of_a_field(name):
     """Not only how large it is: paddings and crops move it."""
     net = NETS[name]()
-    tracker, x = probe.FieldTracker(), torch.empty(SHAPE, device="meta")
-    tracker.mark(x, (probe.Field(), probe.Field()))
-    with torch.no_grad(), tracker:
-        output = probe.to_meta(net)(x)
-    vertical, horizontal = tracker.fields[id(output)]
+    recorder, output = probe.trace(net, SHAPE, fields=True)
+    seen = recorder.tracker.fields[id(output)]
     x = torch.rand(SHAPE, dtype=torch.double, requires_grad=True)
     output = positive(net)(x)
     i, j = output.shape[2] // 2 - 1, output.shape[3] // 2 - 1
-    top, left = vertical.first + i * vertical.stride, horizontal.first + j * horizontal.stride
-    bottom, right = vertical.last + i * vertical.stride, horizontal.last + j * horizontal.stride
-    seen = in_view(output[:, :, i, j], x)
-    assert (span(seen.any(1)), span(seen.any(0))) == ((top, bottom), (left, right))
-    if name not in HOLES:
-        expected = torch.zeros(SHAPE[2:], dtype=torch.bool)
-        expected[top : bottom + 1, left : right + 1] = True
-        assert torch.equal(seen, expected)
+    for i, j in ((i, j), (0, 0), (-1, -1)):  # at the edges too
+        gradient = in_view(output[:, :, i, j], x)
+        (top, bottom), (left, right) = seen.vertical.edged[:, i], seen.horizontal.edged[:, j]
+        assert (span(gradient.any(1)), span(gradient.any(0))) == ((top, bottom), (left, right))
+        if name not in HOLES:
+            expected = torch.zeros(SHAPE[2:], dtype=torch.bool)
+            expected[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = True
+            assert torch.equal(gradient, expected)
 
 
 @pytest.mark.parametrize(
@@ -502,21 +503,374 @@ def test_depth_is_what_the_papers_state(name, expected):
     assert probe.depth(net, (1, *zoo.variant(name).input_shape)) == expected
 
 
-@pytest.mark.parametrize("kernel", [2, 3, (2, 3)])
-@pytest.mark.parametrize("stride", [None, 1, 2])
-@pytest.mark.parametrize("padding", [0, 1])
-@pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize("size", [5, 6, 7])
-def test_pooled_shapes_are_those_of_torch(kernel, stride, padding, ceil_mode, size):
-    x = torch.zeros(1, 2, size, size + 1)
-    for kind in (nn.MaxPool2d, nn.AvgPool2d):
-        pool = kind(kernel, stride, padding, ceil_mode=ceil_mode)
-        with ShapesOnly():
-            found = pool(x.to("meta"))
-        assert found.is_meta
-        assert found.shape == pool(x).shape
+# ----------------------------------------------------------------------- what is not in a layer
 
 
-def test_a_window_larger_than_the_image_is_an_error():
-    with ShapesOnly(), pytest.raises(RuntimeError, match="window of 3"):
-        nn.MaxPool2d(3)(torch.zeros(1, 1, 2, 2, device="meta"))
+class Held(nn.Module):
+    """Weights beside the layers, and a convolution without one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, bias=False)
+        self.kernel = nn.Parameter(torch.rand(4, 4, 3, 3))
+        self.scale = nn.Parameter(torch.rand(4, 1, 1))
+        self.spare = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return F.conv2d(self.conv(x), self.kernel) * self.scale
+
+
+def test_what_no_layer_holds_has_rows_of_its_own():
+    table = probe.layers(Held(), (1, 1, 12, 12))
+    assert rows(table, "layer", "kind", "output", "params", "mult_adds", "field") == [
+        ("conv", "Conv2d", (1, 4, 10, 10), 36, 36 * 100, 3),
+        ("Held", "convolution", (1, 4, 8, 8), 144, 144 * 64, 5),
+        ("Held", "mul", (1, 4, 8, 8), 4, 0, 5),
+        ("(not run)", "parameters", (), 9, 0, "not known"),
+    ]
+    assert table.attrs == {"receptive_field": 5, "unseen_params": 9}
+    assert probe.mult_adds(Held(), (1, 1, 12, 12)) == 36 * 100 + 144 * 64
+
+
+def test_a_broadcast_sum_costs_what_its_layers_cost():
+    model = nn.Sequential(Branches("sum", nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1)))
+    model[0].parts[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1, bias=False))
+    expected = 224 * 32 * 32 + 24
+    assert probe.mult_adds(model, (1, 3, 32, 32)) == expected
+    assert probe.layers(model, (1, 3, 32, 32))["mult_adds"].sum() == expected
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(False, 1024), (True, 1280)])
+def test_a_transposed_convolution_counts_its_inputs(bias, expected):
+    layer = nn.ConvTranspose2d(4, 4, 2, stride=2, bias=bias)
+    assert probe.mult_adds(layer, (1, 4, 4, 4)) == expected
+    assert list(probe.layers(layer, (1, 4, 4, 4))["mult_adds"]) == [expected]
+
+
+def test_images_that_are_not_square():
+    model = nn.Sequential(nn.Conv2d(1, 4, (3, 5)), nn.Flatten(), nn.Linear(4 * 22 * 44, 2))
+    table = probe.layers(model, (1, 1, 24, 48))
+    assert list(table["mult_adds"]) == [64 * 22 * 44, 0, 2 * 4 * 22 * 44 + 2]
+    assert list(table["field"]) == ["3 x 5", "all", "all"]
+    assert probe.check_fits(model, (2, 1, 24, 48)) is None
+
+
+FIELDS = {
+    "a mirror image": (lambda: Mirrored(), "not known"),
+    "transposed, stride 1": (lambda: nn.ConvTranspose2d(1, 1, 3), 3),
+    "transposed, stride 2": (lambda: nn.ConvTranspose2d(1, 1, 4, 2), 2),
+    "transposed, not the same everywhere": (lambda: nn.ConvTranspose2d(1, 1, 3, 2), "not known"),
+    "nearest": (
+        lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Upsample(scale_factor=2), nn.Conv2d(1, 1, 5)),
+        5,
+    ),
+    "rolled": (lambda: Apply(lambda x: x.roll(1, 3)), "not known"),
+    "unfolded again": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 16, 16)), nn.Conv2d(1, 1, 3)),
+        "not known",
+    ),
+    "written into": (lambda: Written(), "not known"),
+    "normalised over the image": (lambda: nn.LayerNorm((1, 16, 16)), "all"),
+    "batch normalised": (lambda: nn.BatchNorm2d(1), 1),
+    "by the batch in evaluation too": (
+        lambda: nn.BatchNorm2d(1, track_running_stats=False), "all",
+    ),
+    "the mean of a part": (lambda: Apply(lambda x: x[:, :, 2:].mean((2, 3))), "14 x 16"),
+    "columns alone": (lambda: Apply(lambda x: x.mean(2, keepdim=True)), "16 x 1"),
+}  # fmt: skip
+
+
+class Mirrored(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.last = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.last(x + x.flip(-1))
+
+
+class Written(nn.Module):
+    """A sum in place into a part of a map: the view and the map hold the same values."""
+
+    def forward(self, x):
+        whole = torch.zeros_like(x)
+        whole[:, :, :-3] += x[:, :, 3:]
+        return whole + x
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_fields_that_are_easily_wrong(case):
+    build, expected = FIELDS[case]
+    net = nn.Sequential(build(), nn.Identity())
+    assert probe.layers(net, (1, 1, 16, 16))["field"].iloc[-1] == expected
+
+
+# ------------------------------------------------------------------------------- wrong and unusual
+
+
+class Wrong(nn.Module):
+    """A block that adds or concatenates what does not fit."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.conv, self.join = nn.Conv2d(1, 4, 3, stride=2), join
+
+    def forward(self, x):
+        return self.join(self.conv(x), x)
+
+
+@pytest.mark.parametrize(
+    ("join", "words"),
+    [
+        (lambda y, x: y + x, r"add met \(1, 4, 7, 7\) and \(1, 1, 16, 16\): The size of tensor a"),
+        (lambda y, x: torch.cat([y, x], 1), r"cat met \(1, 4, 7, 7\) and .*: Sizes of tensors must"),
+        (lambda y, x: y.view(1, 5), r"view met .*: shape '\[1, 5\]' is invalid for input of size 196"),
+    ],
+)
+def test_a_wrong_join_is_told_in_torch_s_words(join, words):
+    net = nn.Sequential(nn.ReLU(), Wrong(join))
+    for ask in (probe.check_fits, probe.layers, probe.mult_adds):
+        with pytest.raises(ValueError, match=rf"forward pass of '1' \(Wrong\) {words}") as error:
+            ask(net, (1, 1, 16, 16))
+        assert "pixels" not in str(error.value)
+
+
+def test_a_mistake_in_the_code_stays_what_it_is():
+    with pytest.raises(AttributeError, match="no attribute 'covv'"):
+        probe.check_fits(nn.Sequential(Wrong(lambda y, x: y.covv)), (1, 1, 16, 16))
+
+
+class Depends(nn.Module):
+    """A forward pass that looks at values, which the meta device does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.shift = torch.ones(1)  # neither a parameter nor a buffer
+
+    def forward(self, x):
+        y = self.conv(x + self.shift)
+        return y if y.mean() > 1e9 else torch.relu(y) + torch.ones(2, 1, 1)
+
+
+def test_what_only_the_meta_device_cannot_do_is_no_fault():
+    net = Depends()
+    assert probe.check_fits(net, (1, 1, 8, 8)) is None
+    assert probe.mult_adds(net, (2, 1, 8, 8)) == 2 * 20 * 36
+    assert list(probe.layers(net, (2, 1, 8, 8))["output"]) == [(2, 2, 6, 6)]
+
+
+@pytest.mark.parametrize("change", [nn.Module.double, nn.Module.half, nn.Module.bfloat16])
+def test_nets_of_other_numbers(change):
+    net = change(zoo.build("lenet5_bn"))
+    assert probe.check_fits(net, (1, 1, 32, 32)) is None
+    assert probe.layers(net, (1, 1, 32, 32))["params"].sum() == 61_750
+    with pytest.raises(ValueError, match="ran out of pixels"):
+        probe.check_fits(net, (1, 1, 8, 8))
+
+
+def test_frozen_lazy_and_normalised_nets():
+    frozen = zoo.build("lenet5").requires_grad_(False)
+    assert probe.mult_adds(frozen, (1, 1, 28, 28)) == probe.mult_adds(
+        zoo.build("lenet5"), (1, 1, 28, 28)
+    )
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match="Lazy layers have no weights yet"):
+        probe.check_fits(lazy, (1, 1, 8, 8))
+    lazy(torch.rand(1, 1, 8, 8))
+    assert probe.mult_adds(lazy, (1, 1, 8, 8)) == 40 * 36 + 4 * 36 * 2 + 2
+    weighed = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))
+    assert probe.mult_adds(weighed, (1, 1, 8, 8)) == 40 * 36
+    assert probe.layers(weighed, (1, 1, 8, 8))["params"].sum() == 36 + 4 + 4
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 1, 28, 0), (1, 1, -2, 8), ()])
+def test_a_shape_that_is_none(shape):
+    with pytest.raises(ValueError, match="Expected images of four dimensions"):
+        probe.check_fits(zoo.build("lenet5"), shape)
+
+
+def test_a_failing_pass_leaves_no_trace():
+    net = zoo.build("lenet5_bn").train()
+    net.kept = net.conv1(torch.rand(1, 1, 32, 32))  # has a history: cannot be copied as it is
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
+    with pytest.raises(ValueError, match="ran out of pixels"):
+        probe.layers(net, (1, 1, 8, 8))
+    assert probe.check_fits(net, (1, 1, 32, 32)) is None
+    assert all(m.training for m in net.modules())
+    assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ------------------------------------------------------------------------------------ random nets
+
+
+class Squeeze(nn.Module):
+    """Squeeze and excitation: every position is scaled by what the whole image says."""
+
+    def __init__(self, channels, functional):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(channels, 2), nn.Linear(2, channels)
+        self.functional = functional
+
+    def forward(self, x):
+        z = x.mean((2, 3)) if self.functional else F.adaptive_avg_pool2d(x, 1).flatten(1)
+        z = F.softplus(self.fc2(F.leaky_relu(self.fc1(z))))
+        return x * (z[:, :, None, None] if self.functional else z.unflatten(1, (-1, 1, 1)))
+
+
+class Branches(nn.Module):
+    """What two or three parts make of the same map, joined by `how`."""
+
+    def __init__(self, how, *parts):
+        super().__init__()
+        self.how, self.parts = how, nn.ModuleList(parts)
+
+    def forward(self, x):
+        made = [part(x) for part in self.parts]
+        if self.how == "cat":
+            return torch.cat(made, 1)
+        if self.how == "in place":
+            made[0] += made[1]
+            return made[0]
+        return sum(made[1:], made[0])
+
+
+class Apply(nn.Module):
+    """A function as it stands in a forward pass, with a weight of the net's own if it takes one.
+
+    The empty child makes it no layer: its operations lie between layers.
+    """
+
+    def __init__(self, function, *weight):
+        super().__init__()
+        self.function, self.child = function, nn.Module()
+        self.weight = nn.Parameter(torch.rand(weight)) if weight else None
+
+    def forward(self, x):
+        return self.function(x) if self.weight is None else self.function(x, self.weight)
+
+
+def draw_step(pick, C):
+    """One random step for a map of C channels."""
+    k, s = pick(1, 2, 3), pick(1, 2)
+    same = nn.Conv2d(C, C, 3, padding=1)
+    return pick(
+        lambda: nn.Conv2d(
+            C, pick(2, 3, 4), (k, pick(1, 3)), (pick(1, 2), pick(1, 2)), (pick(0, 1), pick(0, 2)),
+            (pick(1, 2), pick(1, 3)), bias=pick(True, False),
+        ),
+        lambda: nn.Conv2d(C, 2 * C, k, groups=C, padding=pick(0, 1)),
+        lambda: nn.ConvTranspose2d(
+            C, 2, k, pick(1, 1, 2), pick(0, k // 2), dilation=pick(1, 2), bias=pick(True, False)
+        ),
+        lambda: Apply(lambda x, w: F.conv2d(x, w, stride=s, padding=1), 3, C, 3, 3),
+        lambda: Apply(lambda x, w: torch.einsum("nchw,dc->ndhw", x, w), 3, C),
+        lambda: pick(nn.MaxPool2d, nn.AvgPool2d)(pick(2, 3), pick(1, 2)),
+        lambda: nn.Sequential(nn.BatchNorm2d(C), nn.LeakyReLU(0.3)),
+        lambda: nn.Sequential(nn.InstanceNorm2d(C, affine=pick(True, False)), nn.LeakyReLU(0.3)),
+        lambda: nn.Sequential(nn.GroupNorm(1, C), nn.LeakyReLU(0.3)),
+        lambda: Squeeze(C, pick(True, False)),
+        lambda: Branches(pick("cat", "sum", "in place"), same, nn.Conv2d(C, C, 1)),
+        lambda: Branches(pick("cat", "sum"), same, nn.Sequential()),
+        lambda: Branches("cat", nn.MaxPool2d(3, 1, 1), same, nn.Conv2d(C, 1, 5, padding=2)),
+        lambda: Branches("sum", same, nn.Conv2d(C, 1, 1)),  # broadcast over channels
+        lambda: Branches("sum", same, Apply(lambda x: x.mean(3, keepdim=True))),
+        lambda: Branches("sum", same, Apply(lambda x: x.logsumexp((2, 3), keepdim=True))),
+        lambda: nn.Sequential(same, nn.LeakyReLU(0.3), same),  # one layer twice
+        lambda: nn.Upsample(scale_factor=2, mode=pick("nearest", "bilinear")),
+        lambda: Apply(lambda x: x + x.flip(-1)),
+        lambda: Apply(lambda x: x.roll(2, 2)),
+        lambda: Apply(lambda x: x[:, :, 1:-2, ::2]),
+        lambda: Apply(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
+        lambda: Apply(lambda x: F.pad(x, (2, 0, -1, 1))),
+        lambda: Apply(lambda x: F.pad(x, (1, 2, 0, 1), mode="reflect")),
+        lambda: Apply(lambda x, scale: x * scale, C, 1, 1),
+        lambda: Apply(lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2)),
+        lambda: pick(nn.PReLU(C), nn.LocalResponseNorm(3), nn.Dropout2d()),
+    )()  # fmt: skip
+
+
+def draw_net(seed):
+    """A random net for images of 2 x 26 x 31, and what each of its steps is."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(*options):
+        return options[torch.randint(len(options), (), generator=generator)]
+
+    steps, x = [], torch.rand(1, 2, 26, 31)
+    with torch.no_grad():
+        for _ in range(pick(2, 3, 4)):
+            step = draw_step(pick, x.shape[1]).eval()
+            try:
+                made = step(x)
+            except RuntimeError:  # too few pixels for this one
+                continue
+            if 3 <= min(made.shape[2:]) and max(made.shape[2:]) < 70:
+                steps.append(step)
+                x = made
+        steps.append(nn.Conv2d(x.shape[1], 2, 1))
+        if pick(False, False, True):
+            head = pick(nn.AdaptiveAvgPool2d(1), nn.Sequential())
+            features = 2 if isinstance(head, nn.AdaptiveAvgPool2d) else 2 * x[0, 0].numel()
+            steps += [head, nn.Flatten(), nn.Linear(features, 3)]
+    return nn.Sequential(*steps)
+
+
+def counted_apart(net, x):
+    """Mult-adds of a net by torch's own counter, and biases and normalisations by hand."""
+    extra = []
+
+    def add(module, _, output):
+        own = sum(p.numel() for p in module.parameters(recurse=False))
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            extra.append(output.numel() if module.bias is not None else 0)
+        elif not list(module.children()) and not isinstance(module, Apply):
+            extra.append(len(output) * own)
+
+    handles = [module.register_forward_hook(add) for module in net.modules()]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x.detach())
+    for handle in handles:
+        handle.remove()
+    return counter.get_total_flops() // 2 + sum(extra)
+
+
+def check_field(row, net, x):
+    """Hold the field of the last row against gradients. True where it is known."""
+    if row.field == "not known":
+        return False
+    y = positive(net)(x)
+    middle = y[:, 0] if y.ndim == 2 else y[:, :, y.shape[2] // 2, y.shape[3] // 2]
+    seen = in_view(middle, x)
+    sizes = [str(row.field)] * 2 if " x " not in str(row.field) else row.field.split(" x ")
+    for line, size, pixels in zip((seen.any(1), seen.any(0)), sizes, x.shape[2:], strict=True):
+        first, last = span(line)
+        if size == "all" or row.stride == "all":
+            assert last - first + 1 == (pixels if size == "all" else int(size))
+        elif 6 < first and last < pixels - 7:  # no edge of the image, or of a map, cuts it
+            assert last - first + 1 == int(size)
+        else:
+            assert last - first + 1 <= int(size)
+    return True
+
+
+@pytest.mark.parametrize("start", range(0, 1000, 100))
+def test_random_nets(start):
+    """Costs against torch's counter and fields against gradients, for 1,000 nets."""
+    known = 0
+    for seed in range(start, start + 100):
+        torch.manual_seed(seed)
+        net = draw_net(seed)
+        x = torch.rand(1, 2, 26, 31, dtype=torch.double, requires_grad=True)
+        table = probe.layers(net, tuple(x.shape))
+        assert table["params"].sum() == sum(p.numel() for p in net.parameters()), seed
+        assert table["mult_adds"].sum() == counted_apart(net.eval().double(), x), seed
+        known += check_field(list(table.itertuples())[-1], net, x)
+    assert known > 40  # of a hundred nets; the others hold a step that cannot be followed
