@@ -252,7 +252,9 @@ class FieldTracker:
         if torch.Tag.pointwise in operation.tags or kind in POINTWISE:
             return pointwise(fields, known, output)
         if all(field.flat for field in fields):  # whatever is done, all values see the same
-            return Seen(*(union(list(axes), 1) for axes in zip(*(f.axes for f in fields))))
+            return Seen(
+                *(union(list(axes), 1) for axes in zip(*(f.axes for f in fields), strict=False))
+            )
         if kind in (aten.cat, aten.concatenate):
             return concatenated(args, fields, known, output)
         if len(known) > 1:
@@ -261,7 +263,7 @@ class FieldTracker:
             return first.whole() if x.shape[0] == self.batch and collected(first, x) else None
         if kind in REARRANGED:
             return rearranged(first, x, output, self.batch)
-        if "batch_norm" in kind.__name__ and not args[5:6] == (True,):
+        if "batch_norm" in kind.__name__ and args[5:6] != (True,):
             return first
         if first.mixed:
             whole = kind in REDUCTIONS and len(dimensions(kind, args, x)) == x.ndim - 1
@@ -285,7 +287,10 @@ def pointwise(fields: list[Seen], known: list[torch.Tensor], output: torch.Tenso
     if any(t.ndim < 2 and not f.flat and not f.mixed for t, f in zip(known, fields, strict=True)):
         return None
     size = output.shape[-2:] if output.ndim > 1 and not mixed else (1, 1)
-    axes = [union(list(axes), n) for axes, n in zip(zip(*(f.axes for f in fields)), size)]
+    axes = [
+        union(list(axes), n)
+        for axes, n in zip(zip(*(f.axes for f in fields), strict=False), size, strict=False)
+    ]
     return Seen(*axes, all(field.uniform for field in fields), mixed)
 
 
@@ -299,7 +304,7 @@ def concatenated(args, fields, known, output) -> Seen | None:
     if mixed and not flat:
         return None
     size = (1, 1) if flat else output.shape[-2:]
-    columns = [list(axes) for axes in zip(*(field.axes for field in fields))]
+    columns = [list(axes) for axes in zip(*(field.axes for field in fields), strict=False)]
     axes = [union(column, n) for column, n in zip(columns, size, strict=True)]
     same = all(axis is column[0] for column in columns for axis in column)
     uniform = same and all(f.uniform for f in fields) and len(tensors_in(args)) == len(known)
@@ -312,7 +317,10 @@ def rearranged(seen: Seen, x: torch.Tensor, output: torch.Tensor, batch: int) ->
         return seen if output.shape[:1] == x.shape[:1] else None
     before, after = x.shape[-2:], output.shape[-2:]
     if output.ndim > 2 and all(a in (b, 1) for a, b in zip(before, after, strict=True)):
-        axes = [axis if a == b else axis.whole() for axis, a, b in zip(seen.axes, before, after)]
+        axes = [
+            axis if a == b else axis.whole()
+            for axis, a, b in zip(seen.axes, before, after, strict=False)
+        ]
         return replace(seen, vertical=axes[0], horizontal=axes[1])
     if output.shape[0] == x.shape[0] == batch and output.numel() == x.numel():
         return replace(seen.whole(), uniform=False, mixed=True)
@@ -333,7 +341,7 @@ def along(seen: Seen, axes: set[int], x: torch.Tensor) -> Seen:
     vertical = seen.vertical.whole() if x.ndim - 2 in axes else seen.vertical
     horizontal = seen.horizontal.whole() if x.ndim - 1 in axes else seen.horizontal
     channels = set(range(1, x.ndim - 2))
-    return Seen(vertical, horizontal, seen.uniform or bool(channels) and channels <= axes)
+    return Seen(vertical, horizontal, seen.uniform or (bool(channels) and channels <= axes))
 
 
 def of_a_map(kind, args: tuple, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> Seen | None:
@@ -436,7 +444,7 @@ def selected(kind, args, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> S
         ways = [mirror(n) if x.ndim - 2 + i in dims else same
                 for i, n in enumerate(x.shape[-2:])]  # fmt: skip
         inner = dims <= {x.ndim - 2, x.ndim - 1}
-        return seen.take(ways, output) if inner or seen.uniform and 0 not in dims else None
+        return seen.take(ways, output) if inner or (seen.uniform and 0 not in dims) else None
     dim = (args[2] if kind in (aten.split, aten.split_with_sizes, aten.chunk) and len(args) > 2
            else 0 if kind in (aten.split, aten.split_with_sizes, aten.chunk)
            else args[1] if len(args) > 1 else 0) % x.ndim  # fmt: skip

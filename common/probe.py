@@ -270,7 +270,16 @@ def layers(model: nn.Module, shape: Shape) -> "pd.DataFrame":
     unseen = sum(p.numel() for p in model.parameters()) - sum(row[3] for row in rows)
     if unseen:
         rows.append(("(not run)", "parameters", (), unseen, 0, 0, "not known", "not known"))
-    columns = "layer kind output params mult_adds activation_bytes field stride".split()
+    columns = [
+        "layer",
+        "kind",
+        "output",
+        "params",
+        "mult_adds",
+        "activation_bytes",
+        "field",
+        "stride",
+    ]
     frame = pd.DataFrame(rows, columns=columns)
     frame.attrs = {"receptive_field": local, "unseen_params": unseen}
     return frame

@@ -38,7 +38,9 @@ def test_the_tables_show_the_records_at_hand():
         assert (machine.HOME / path).read_text(encoding="utf-8") == text, "run `make figures`"
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/scaling.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "docs/scaling.md", "results/README.md", "CONTRIBUTING.md"]
+)
 def test_no_link_to_a_missing_file(path: str):
     page = machine.HOME / path
     links = [part.split(")")[0] for part in page.read_text(encoding="utf-8").split("](")[1:]]

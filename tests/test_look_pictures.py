@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from common import look
-from common.train import History
+from common.config import Config
+from common.run import Run
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def shown(monkeypatch):
     return bundles
 
 
-def history(epochs: int, best: float = 0.9) -> History:
+def history(epochs: int, best: float = 0.9) -> Run:
     rows = [
         {
             "epoch": e + 1, "train_loss": 2 / (e + 1), "train_accuracy": 0.1 + 0.8 * e / epochs,
@@ -30,7 +31,7 @@ def history(epochs: int, best: float = 0.9) -> History:
         }
         for e in range(epochs)
     ]  # fmt: skip
-    return History(epochs=rows)
+    return Run(None, None, Config(), epochs=rows, best_epoch=epochs)
 
 
 def picture(bundle: dict[str, str]) -> tuple[Image.Image, int]:
@@ -148,3 +149,92 @@ def test_images_are_stretched_to_their_range():
     assert grey.tolist() == [[0, 1], [0.5, 0]]
     assert look.to_picture(torch.rand(3, 4, 5)).shape == (4, 5, 3)
     assert look.to_picture(torch.full((1, 2, 2), 7.0)).tolist() == [[0, 0], [0, 0]]
+
+
+# ----------------------------------------------------------------------------------- Grad-CAM
+
+
+def tiny(inplace: bool) -> torch.nn.Sequential:
+    """One convolution, ReLU, mean, linear: small enough to compute Grad-CAM by hand."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 1, bias=False), torch.nn.ReLU(inplace), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False),
+    )  # fmt: skip
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        net[4].weight.copy_(torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
+    return net
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_grad_cam_by_hand(inplace, frozen):
+    net = tiny(inplace).train().requires_grad_(not frozen)
+    x = torch.tensor([[4.0, -1.0], [2.0, 0.0]])[None, None]
+    with torch.no_grad():
+        heat = look.grad_cam(net, net[0], x, torch.tensor([0]))
+    assert heat.tolist() == [[[0, 1], [0, 0]]]
+    assert net.training
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_grad_cam_agrees_with_captum():
+    attr = pytest.importorskip("captum.attr")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(6, 4),
+    ).eval()  # fmt: skip
+    x, classes = torch.randn(5, 3, 12, 12), torch.tensor([0, 1, 2, 3, 0])
+    for layer in (net[0], net[2], net[3]):
+        theirs = attr.LayerGradCam(net, layer).attribute(x, classes).relu()[:, 0].detach()
+        theirs = theirs / theirs.amax(dim=(1, 2), keepdim=True).clamp(min=1e-8)
+        torch.testing.assert_close(look.grad_cam(net, layer, x, classes), theirs)
+
+
+def test_a_failing_forward_leaves_no_hook():
+    net = tiny(False)
+    with pytest.raises(RuntimeError):
+        look.grad_cam(net, net[0], torch.zeros(1, 5, 2, 2), torch.tensor([0]))
+    with pytest.raises(RuntimeError):
+        look.outputs_of(net[1], net, torch.zeros(1, 5, 2, 2))
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_the_confusion_matrix_has_the_truth_in_its_rows(monkeypatch):
+    figures = []
+    monkeypatch.setattr(look, "show", lambda fig, alt: figures.append((fig, alt)))
+    counts = torch.tensor([[5, 2, 0], [0, 4, 0], [1, 0, 3]])
+    look.confusion(counts, ["a", "b", "c"], "A test")
+    ((fig, alt),) = figures
+    (ax,) = fig.axes
+    placed = {t.get_text(): t.get_position() for t in ax.texts}
+    assert placed["2"] == (1, 0)  # x: predicted, y: true
+    assert placed["1"] == (0, 2)
+    shades = ax.images[0].get_array()
+    assert shades[0, 1] == shades.max() > shades[2, 0] > shades[0, 0] == 0
+    assert "a taken for b, 2 times" in alt
+
+
+def test_bars_are_as_long_as_their_values(monkeypatch):
+    figures = []
+    monkeypatch.setattr(look, "show", lambda fig, alt: figures.append(fig))
+    look.bars({"x": 3.0, "y": 1.5}, "A test", "units", {"y": 2.0})
+    (ax,) = figures[0].axes
+    assert [patch.get_width() for patch in ax.patches] == [3.0, 1.5]
+    assert ax.lines[0].get_xydata().tolist() == [[2.0, 1.0]]
+
+
+def test_filters_and_maps_are_the_net_s_own(monkeypatch):
+    shown = []
+    monkeypatch.setattr(look, "show", lambda fig, alt: shown.append(fig))
+    net = tiny(False)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([0.5, -2.0]).view(2, 1, 1, 1))
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+    look.feature_maps(net, net[0], x, "maps")
+    pictures = [ax.images[0].get_array() for ax in shown[0].axes if ax.images]
+    assert len(pictures) == 2
+    assert pictures[0].argmax() == 3  # 0.5 x: the largest pixel stays so
+    assert pictures[1].argmax() == 0  # -2 x turns the order round

@@ -6,7 +6,7 @@ from collections import defaultdict
 from common import machine, zoo
 
 MODULES = sorted((machine.HOME / "common").rglob("*.py"))
-LONGEST = 400  # lines; a module beyond that is asking to be thought about again
+LONGEST = 470  # lines; a module beyond that is asking to be thought about again
 
 
 def trees() -> dict[str, ast.Module]:
@@ -44,8 +44,8 @@ def test_no_module_reaches_into_another_s_private_names():
 
 # From the ground up: a module imports only what stands before it.
 ORDER = (
-    "machine", "config", "ddp", "advice", "probe", "download", "sources", "pictures", "data",
-    "checkpoints", "run", "train", "zoo", "weights", "look", "predict", "records", "experiments",
+    "machine", "config", "ddp", "advice", "fields", "probe", "diagrams", "download", "sources",
+    "pictures", "data", "checkpoints", "run", "train", "zoo", "weights", "look", "predict", "records", "experiments",
     "perform", "compare", "check",
     "setup", "__main__",
 )  # fmt: skip
