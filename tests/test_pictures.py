@@ -332,6 +332,7 @@ HALF = Image.fromarray(np.full((7, 5, 4), (0, 0, 0, 51), np.uint8))  # a fifth o
         ("x.png", as_mode("RGB", RED), {"transparency": RED}, 3, WHITE),
         ("x.gif", CLEAR, {}, 3, WHITE),
         ("x.png", Image.fromarray(SIXTEEN), {}, 1, GREY),
+        ("x.png", Image.fromarray(np.full((7, 5), 65_535, np.uint16)), {}, 1, WHITE),
         ("x.tif", Image.fromarray(SIXTEEN), {}, 1, GREY),
         ("x.pgm", Image.fromarray(SIXTEEN), {}, 1, GREY),
         ("x.ppm", as_mode("RGB", RED), {}, 3, RED),

@@ -404,6 +404,8 @@ def test_without_a_good_mirror_nothing_is_left_behind(
     for behaviour, words in BAD.items():  # a reason for each mirror
         assert f"/{behaviour}/ " in message
         assert words in message.split(f"/{behaviour}/ ")[1].split("; http")[0]
+    most = 2 * sources.KNOWN["mnist"].largest
+    assert f"/endless/ sent something else: more than {most:,} bytes" in message
     assert "connect to the network and run this again" in message
     assert "Delete" not in message
     asked = [behaviour for behaviour, _ in server.asked if behaviour != "circle"]
