@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from common import ddp, machine, memory, plot, probe, sentinel
+from common import ddp, look, machine, memory, probe, sentinel
 from common.arithmetic import autocast
 from common.checkpoints import digest, load_checkpoint, save_checkpoint
 from common.config import Config
@@ -108,7 +108,7 @@ def fit(
         if show:
             print(f"Going on after epoch {len(history.epochs)}, from {checkpoint}.")
 
-    curve = plot.LiveCurve() if show and machine.in_notebook() else None
+    curve = look.LiveCurve() if show and machine.in_notebook() else None
     watched = show and (machine.in_notebook() or sys.stderr.isatty())  # no bars in log files
     bar = tqdm(total=steps(batches, config), unit="batch", leave=False, disable=not watched)
     bar.update(len(history.batch_losses))

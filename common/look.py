@@ -1,0 +1,449 @@
+"""Every picture of the course. All go through `show`, which gives them alternative text.
+
+Diagrams of networks come from `drawing`, what a layer puts out from `hooks`; both are called from
+here, as look.draw and look.outputs_of.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from common import probe
+from common.data import Batches, ImageSet
+from common.drawing import block_svg, draw, draw_block, svg
+from common.fields import pair
+from common.hooks import first_convolution, first_of, grad_cam, last_convolution, outputs_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from common.train import Evaluation, History
+
+__all__ = [
+    "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "last_convolution",
+    "outputs_of", "svg",
+]  # fmt: skip
+# Okabe and Ito's colours, told apart by colour-blind readers (Wong, Nature Methods 8, 441, 2011).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
+DPI = 90
+STYLE = {
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "axes.titlesize": 11,
+    "figure.constrained_layout.use": True,
+}
+
+
+def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.2)):
+    """(figure, axes) in the house style; `size` in inches. Not yet shown: end with `show`."""
+    # Here, not above: it takes longer to import than the whole course. And not by way of pyplot,
+    # which would keep every figure until it is closed.
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        made = Figure(figsize=size)
+        return made, made.subplots(rows, columns)
+
+
+def bundle(fig: "Figure", alt: str) -> dict[str, str]:
+    """A figure as what Jupyter displays: an HTML figure with alternative text, and the text alone.
+
+    The picture is a PNG of at most 128 colours, which keeps a notebook small.
+    """
+    buffer = io.BytesIO()
+    fig.savefig(buffer, dpi=DPI, format="png")
+    small = io.BytesIO()
+    palette = Image.Palette.ADAPTIVE
+    Image.open(buffer).convert("RGB").convert("P", palette=palette, colors=128).save(
+        small, "PNG", optimize=True
+    )
+    data = base64.b64encode(small.getvalue()).decode()
+    source = f"data:image/png;base64,{data}"
+    image = f'<img style="max-width:100%" alt="{escape(alt)}" src="{source}">'
+    html = f'<figure style="margin:0">{image}</figure>'
+    return {"text/html": html, "text/plain": f"[figure: {alt}]"}
+
+
+def show(fig: "Figure", alt: str) -> None:
+    """Display a figure with its alternative text, which says in words what there is to see."""
+    from IPython.display import display
+
+    display(bundle(fig, alt), raw=True)
+
+
+# --------------------------------------------------------------------------------------- curves
+
+
+def draw_curves(axes: Sequence["Axes"], frame: pd.DataFrame) -> None:
+    """Loss on the first axes and accuracy on the second, training and validation, by epoch."""
+    for ax, what, scale, unit in zip(
+        axes, ("loss", "accuracy"), (1, 100), ("cross entropy, nats", "%"), strict=True
+    ):
+        for part, style, label in (("train", "o--", "training"), ("val", "s-", "validation")):
+            ax.plot(frame.index, scale * frame[f"{part}_{what}"], style, ms=4, label=label)
+        ax.set_ylabel(f"{what} ({unit})")
+        epoch_axis(ax)
+        ax.legend()
+
+
+def epoch_axis(ax: "Axes") -> None:
+    """Whole epochs along the horizontal axis, also when there is only one."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def curves_with_alt(history: "History", title: str) -> tuple["Figure", str]:
+    """(figure, alternative text) of a training: loss and accuracy by epoch."""
+    frame = history.frame()
+    fig, axes = figure(1, 2)
+    draw_curves(axes, frame)
+    fig.suptitle(title)
+    last = frame.iloc[-1]
+    alt = (
+        f"{title}. Two curves by epoch. After epoch {frame.index[-1]}: training loss "
+        f"{last.train_loss:.3f}, validation loss {last.val_loss:.3f}, training accuracy "
+        f"{last.train_accuracy:.1%}, validation accuracy {last.val_accuracy:.1%}."
+    )
+    return fig, alt
+
+
+class LiveCurve:
+    """Loss and accuracy in one picture that is redrawn in place after every epoch."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        waiting = {"text/plain": "The curves appear after the first epoch."}
+        self.handle = display(waiting, raw=True, display_id=True)
+
+    def update(self, history: "History") -> None:
+        """Redraw with all epochs so far."""
+        fig, alt = curves_with_alt(history, "Training and validation by epoch")
+        self.handle.update(bundle(fig, alt), raw=True)
+
+
+def compare_curves(
+    histories: Mapping[str, "History"], title: str, what: str = "val_accuracy"
+) -> None:
+    """One line a run: a column of `History.frame()` by epoch, accuracies in per cent."""
+    percent = what.endswith("accuracy")
+    fig, ax = figure(size=(7, 3.4))
+    ends = []
+    for i, (name, history) in enumerate(histories.items()):
+        values = history.frame()[what] * (100 if percent else 1)
+        style = "-" if i < len(COLOURS) else "--"
+        ax.plot(values.index, values, style, marker=MARKERS[i % 8], ms=5, label=name)
+        ends.append(f"{name} {values.iloc[-1]:.3g}")
+    part, kind = what.split("_")
+    part = {"train": "training", "val": "validation"}[part]
+    ax.set(title=title, ylabel=f"{part} {kind} ({'%' if percent else 'nats'})")
+    epoch_axis(ax)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not over them
+    show(fig, f"{title}. Last values of the {part} {kind}: {', '.join(ends)}.")
+
+
+# --------------------------------------------------------------------------------------- images
+
+
+def to_picture(image: torch.Tensor) -> np.ndarray:
+    """(C, H, W) of any range to a picture: grey (H, W) or colour (H, W, 3), stretched to 0 … 1."""
+    array = image.detach().float().cpu()
+    array = (array - array.min()) / (array.max() - array.min()).clamp(min=1e-8)
+    return array[0].numpy() if len(array) == 1 else array.permute(1, 2, 0).numpy()
+
+
+def grid(
+    images: Sequence[torch.Tensor],
+    titles: Sequence[str] | None,
+    heading: str,
+    alt: str,
+    columns: int = 8,
+    inches: float = 0.95,
+    colour_map: str = "gray",
+) -> None:
+    """A grid of images (C, H, W), each with a short title, under one heading."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height = inches * rows * (1.25 if titles else 1.02) + 0.45
+    fig, axes = figure(rows, columns, (max(inches * columns, 3.4), height))
+    for ax in np.ravel(axes):
+        ax.set_axis_off()
+    for i, (ax, image) in enumerate(zip(np.ravel(axes), images, strict=False)):
+        ax.imshow(to_picture(image), cmap=colour_map, interpolation="nearest")
+        if titles:
+            ax.set_title(titles[i], fontsize=8, pad=2)
+    fig.suptitle(heading, fontsize=11)
+    show(fig, alt)
+
+
+def confusion(matrix: torch.Tensor, classes: Sequence[str], title: str) -> None:
+    """A confusion matrix (K, K) of counts: true class by row, predicted class by column.
+
+    Shades follow the mistakes' logarithm; the diagonal, the right answers, is left white.
+    """
+    K = len(classes)
+    counts = matrix.numpy()
+    mistakes = np.where(np.eye(K, dtype=bool), 0, counts)
+    fig, ax = figure(size=(5.2, 4.4))
+    ax.imshow(np.log1p(mistakes), cmap="Oranges", vmin=0, vmax=np.log1p(max(mistakes.max(), 1)))
+    for row, column in zip(*counts.nonzero(), strict=True):
+        dark = mistakes[row, column] > 0.4 * max(mistakes.max(), 1)
+        style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+        ax.text(column, row, f"{counts[row, column]:,}", fontsize=7, **style)
+    ax.set_xticks(range(K), classes, rotation=45, ha="right", fontsize=8)
+    ax.set_yticks(range(K), classes, fontsize=8)
+    ax.grid(False)
+    ax.set(title=title, xlabel="predicted class (count of images)", ylabel="true class")
+    row, column = np.unravel_index(mistakes.argmax(), mistakes.shape)
+    worst = f"{classes[row]} taken for {classes[column]}, {mistakes[row, column]:,} times"
+    told = f"Most frequent mistake: {worst}" if mistakes.any() else "No mistakes"
+    show(fig, f"{title}. {told}.")
+
+
+def bars(
+    values: Mapping[str, float],
+    title: str,
+    label: str,
+    reference: Mapping[str, float] | None = None,
+) -> None:
+    """Horizontal bars, one a name, with an open diamond where `reference` has a value."""
+    reference = {name: v for name, v in (reference or {}).items() if name in values}
+    fig, ax = figure(size=(7, 0.42 * len(values) + 1.1))
+    names = list(values)
+    drawn = ax.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.6)
+    ax.bar_label(drawn, [f"{value:,.4g}" for value in values.values()], padding=8, fontsize=8)
+    if reference:
+        places = [names.index(name) for name in reference]
+        style = {"mfc": "white", "mec": COLOURS[1], "label": "report"}
+        ax.plot(list(reference.values()), places, "D", **style)
+        ax.legend(loc="lower right")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    everything = [*values.values(), *reference.values()]
+    low, high = min(everything), max(everything)
+    ax.margins(x=0.12)
+    if low > 0.5 * high:  # bars that hardly differ: cut the axis, and say so
+        ax.set_xlim(low - 0.5 * (high - low) - 1e-9, high + 0.15 * (high - low) + 1e-9)
+        label += ", axis cut"
+    ax.set_xlabel(label)
+    fig.suptitle(title, fontsize=11)
+    show(fig, f"{title}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()) + ".")
+
+
+# ------------------------------------------------------------------------------- inside a net
+
+
+def filters(model: nn.Module, title: str, most: int = 32) -> None:
+    """Show the first layer's kernels, each stretched to its own range."""
+    kernels = first_convolution(model).weight.detach().float()[:most]
+    images = list(kernels) if kernels.shape[1] in (1, 3) else list(kernels[:, :1])
+    size = " x ".join(map(str, kernels.shape[-2:]))
+    grid(images, None, title, f"{title}: {len(images)} kernels of {size} pixels.")
+
+
+def feature_maps(
+    model: nn.Module, layer: nn.Module, x: torch.Tensor, title: str, most: int = 16
+) -> None:
+    """Show the channels that `layer` puts out for one image x (1, C, H, W)."""
+    with torch.no_grad():
+        maps = outputs_of(layer, model, x)[0].float().cpu()
+    size = f"{maps.shape[1]} x {maps.shape[2]} pixels"
+    alt = f"{title}: {min(len(maps), most)} of {len(maps)} channels of {size}."
+    grid(list(maps[:most, None]), None, title, alt, colour_map="viridis")
+
+
+def show_grad_cam(
+    model: nn.Module,
+    data: ImageSet,
+    indices: torch.Tensor,
+    size: int | None,
+    title: str,
+    layer: nn.Module | None = None,
+) -> None:
+    """Grad-CAM of the predicted class over test images `indices`, from the last convolution.
+
+    Where branches are joined, the last convolution is only one of them: give the joining `layer`,
+    the whole block.
+    """
+    x, truth = next(iter(Batches(data, "test", len(indices), indices=indices, size=size)))
+    x = x.to(next(model.parameters()).device)
+    with torch.no_grad():
+        predicted = first_of(outputs_of(model, model, x), model).argmax(1).cpu()
+    heat = grad_cam(model, layer or last_convolution(model), x, predicted)
+    heat = F.interpolate(heat[:, None], x.shape[-2:], mode="bilinear")[:, 0]
+    columns = min(len(indices), 6)
+    rows = -(-len(indices) // columns)
+    fig, axes = figure(rows, columns, (max(1.25 * columns, 2.5), 1.5 * rows + 0.4))
+    for i, ax in enumerate(np.ravel(axes)):
+        ax.set_axis_off()
+        if i < len(indices):
+            ax.imshow(to_picture(x[i]), cmap="gray")
+            ax.imshow(heat[i], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+            mark = "" if predicted[i] == truth[i] else f"\nnot {data.classes[truth[i]]}"
+            ax.set_title(data.classes[predicted[i]] + mark, fontsize=8, pad=2)
+    fig.suptitle(title)
+    wrong = int((predicted != truth.cpu()).sum())
+    show(fig, f"{title}: {len(indices)} test images, {wrong} of them classified wrongly.")
+
+
+def worst(test: "Evaluation", data: ImageSet, most: int = 16) -> torch.Tensor:
+    """Indices of the wrongly classified test images with the highest loss, worst first."""
+    wrong = (test.predictions != data.test.labels).nonzero().flatten()
+    return wrong[test.losses[wrong].argsort(descending=True)][:most]
+
+
+def worst_mistakes(test: "Evaluation", data: ImageSet, title: str, most: int = 16) -> None:
+    """Show the test images that the net got most confidently wrong: truth, then prediction."""
+    chosen = worst(test, data, most)
+    if len(chosen) == 0:
+        print(f"{title}: no mistakes on the test images.")
+        return
+    names, labels = data.classes, data.test.labels
+    titles = [f"{names[labels[i]]}\nseen as {names[test.predictions[i]]}" for i in chosen]
+    alt = f"{title}: " + "; ".join(t.replace("\n", " ") for t in titles) + "."
+    grid(list(data.test.images[chosen]), titles, title, alt, inches=1.05)
+
+
+# ------------------------------------------------------------------------- how a convolution works
+
+
+def numbers(ax: "Axes", values: torch.Tensor, title: str, colour_map: str = "gray") -> None:
+    """A small matrix as shaded squares with its numbers in them."""
+    values = values.float()
+    ax.imshow(values, cmap=colour_map, interpolation="nearest")
+    low, high = values.min(), values.max()
+    for (row, column), value in np.ndenumerate(values.numpy()):
+        dark = (value - low) < 0.5 * (high - low)
+        style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+        ax.text(column, row, f"{value:.4g}", fontsize=9, **style)
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+def convolution(
+    image: torch.Tensor,
+    kernel: torch.Tensor,
+    title: str,
+    at: tuple[int, int] = (0, 0),
+    stride: int = 1,
+    padding: int = 0,
+) -> torch.Tensor:
+    """Show how one output value of a convolution comes about; returns the output (h, w).
+
+    `image` (C, H, W) and `kernel` (C, k, l) are small; `at` is the row and column of the value. A
+    row of pictures a channel: the padded image with the window, the kernel, the products. Their
+    sum over all channels stands in the output.
+    """
+    from matplotlib.patches import Rectangle
+
+    padded = F.pad(image.float(), (padding,) * 4)
+    output = F.conv2d(padded[None], kernel.float()[None], stride=stride)[0, 0]
+    (row, column), (k, l) = at, kernel.shape[1:]
+    top, left = row * stride, column * stride
+    products = padded[:, top : top + k, left : left + l] * kernel
+    C = len(image)
+    fig, axes = figure(C, 4, (8.4, 2.3 * C + 0.5))
+    axes = np.reshape(axes, (C, 4))
+    for c, (first, second, third, last) in enumerate(axes):
+        channel = f"channel {c + 1}" if C > 1 else "image"
+        numbers(first, padded[c], channel + (f", padded by {padding}" if padding else ""))
+        frame = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 3}
+        first.add_patch(Rectangle((left - 0.5, top - 0.5), l, k, **frame))
+        numbers(second, kernel[c], "× kernel")
+        numbers(third, products[c], f"= products, sum {products[c].sum():.4g}")
+        last.set_axis_off()
+    numbers(axes[0, 3], output, "output" + (", summed over channels" if C > 1 else ""))
+    axes[0, 3].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
+    fig.suptitle(title)
+    sums = " + ".join(f"{value:.4g}" for value in products.sum((1, 2)).tolist())
+    value = f"{output[row, column]:.4g}"
+    show(fig, f"{title}. Output at row {row}, column {column}: {sums} = {value}.")
+    return output
+
+
+def growing_field(model: nn.Module, x: torch.Tensor, title: str, most: int = 8) -> None:
+    """Frames on one image x (1, C, H, W): what the middle position of each layer's map sees.
+
+    Layers whose field does not grow, that see the whole image or whose field is not known are
+    left out.
+    """
+    from matplotlib.patches import Rectangle
+
+    table = probe.layers(model, tuple(x.shape))
+    known = [(name, pair(field)) for name, field in fields_of(table)][:most]
+    fig, ax = figure(size=(5.4, 4))
+    ax.imshow(to_picture(x[0]), cmap="gray")
+    H, W = x.shape[2:]
+    for i, (name, (height, width)) in enumerate(known):
+        corner = (W - width) / 2 - 0.5, (H - height) / 2 - 0.5
+        frame = {"fill": False, "linewidth": 2.5, "linestyle": ("-", "--", ":", "-.")[i % 4]}
+        label = f"{name}: {height} × {width}"
+        ax.add_patch(Rectangle(corner, width, height, ec=COLOURS[i % 8], label=label, **frame))
+    ax.set(title=title, xlabel="pixels", ylabel="pixels")
+    ax.grid(False)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    told = ", ".join(f"{name} {height} × {width}" for name, (height, width) in known)
+    show(fig, f"{title}. Receptive fields in pixels: {told}.")
+
+
+def fields_of(table: pd.DataFrame) -> list[tuple[str, tuple[int, int]]]:
+    """(layer, field) of each layer that sees more than those before, and not all."""
+    found, largest = [], (0, 0)
+    for name, field in zip(table["layer"], table["field"], strict=True):
+        if field in ("all", "not known") or "all" in str(field):
+            continue
+        size = pair([int(n) for n in str(field).split(" x ")])
+        if size[0] * size[1] > largest[0] * largest[1]:
+            found.append((name, size))
+            largest = size
+    return found
+
+
+def from_pixels_to_class(
+    model: nn.Module, x: torch.Tensor, classes: Sequence[str], title: str, most: int = 8
+) -> None:
+    """The maps of each convolution and pooling for one image x (1, C, H, W), and the answer.
+
+    One row a layer with at most `most` of its maps; below them the probability of each class.
+    """
+    kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
+    rows = [("image", x[0][:1].float().cpu())]
+    with torch.no_grad():
+        for name, layer in layers:
+            rows.append((name, outputs_of(layer, model, x)[0, :most].float().cpu()))
+        answer = outputs_of(model, model, x)[0].float().softmax(0).cpu()
+    fig, axes = figure(len(rows) + 1, most, (0.9 * most, 0.95 * len(rows) + 1.9))
+    for (name, maps), line in zip(rows, axes, strict=False):
+        for ax in line:
+            ax.set_axis_off()
+        line[0].set_title(f"{name}, {maps.shape[1]} × {maps.shape[2]}", fontsize=8, loc="left")
+        for ax, values in zip(line, maps, strict=False):
+            ax.imshow(to_picture(values[None]), cmap="gray" if name == "image" else "viridis")
+    for ax in axes[-1]:
+        ax.remove()
+    ax = fig.add_subplot(axes[-1, 0].get_gridspec()[-1, :])
+    ax.bar(range(len(classes)), 100 * answer, color=COLOURS[0])
+    ax.set_xticks(range(len(classes)), classes, fontsize=8)
+    ax.set(ylabel="probability (%)", ylim=(0, 100))
+    fig.suptitle(title)
+    best = int(answer.argmax())
+    show(fig, f"{title}. Answer: {classes[best]}, with a probability of {answer[best]:.0%}.")
