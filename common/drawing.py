@@ -105,8 +105,8 @@ def stages(model: nn.Module, shape: Shape) -> list[dict]:
 
     Each has a `name`, a `kind` of KINDS, `words`, its `output` (C, H, W) and its `params`.
     """
-    calls = [call for call in probe.trace(model, shape)[0].calls if call.counts]
     boxes = []
+    calls = probe.trace(model, shape)[0].calls
     for name, group in groupby(calls, key=lambda call: call.part):
         part = list(group)
         told = [describe(call) for call in part]
@@ -114,7 +114,7 @@ def stages(model: nn.Module, shape: Shape) -> list[dict]:
         params, output = sum(call.params for call in part), part[-1].output[1:]
         heavy = kinds["convolution"] + kinds["fully connected"]
         if heavy + kinds["pooling"] == 0 and boxes:
-            boxes[-1]["params"] += params
+            boxes[-1] |= {"params": boxes[-1]["params"] + params, "output": output}
             continue
         if heavy > 1:
             counts = (kinds["convolution"], "conv"), (kinds["fully connected"], "linear")
@@ -128,7 +128,7 @@ def stages(model: nn.Module, shape: Shape) -> list[dict]:
     return boxes
 
 
-def svg(model: nn.Module, shape: Shape, title: str, most: int = 6) -> str:
+def svg(model: nn.Module, shape: Shape, title: str, most: int = 5) -> str:
     """A network as SVG text: its children in a row, at most `most` a line.
 
     A box's height follows its output's size in pixels (logarithm). In it stands what it is, and
@@ -194,7 +194,7 @@ class Box:
             conv = call.module
             alone = 1 < conv.groups == conv.in_channels
             self.channels = f"{conv.in_channels:,} → {conv.out_channels:,} channels"
-            self.channels = f"{conv.groups:,} channels, alone" if alone else self.channels
+            self.channels = f"{conv.groups:,} channels, one by one" if alone else self.channels
 
     def lines(self) -> list[str]:
         cost = f"{self.params:,} parameters" if self.params else ""

@@ -434,8 +434,8 @@ def test_the_place_of_a_field(name):
     seen = recorder.tracker.fields[id(output)]
     x = torch.rand(SHAPE, dtype=torch.double, requires_grad=True)
     output = positive(net)(x)
-    i, j = output.shape[2] // 2 - 1, output.shape[3] // 2 - 1
-    for i, j in ((i, j), (0, 0), (-1, -1)):  # at the edges too
+    middle = output.shape[2] // 2 - 1, output.shape[3] // 2 - 1
+    for i, j in (middle, (0, 0), (-1, -1)):  # at the edges too
         gradient = in_view(output[:, :, i, j], x)
         (top, bottom), (left, right) = seen.vertical.edged[:, i], seen.horizontal.edged[:, j]
         assert (span(gradient.any(1)), span(gradient.any(0))) == ((top, bottom), (left, right))
@@ -625,8 +625,14 @@ class Wrong(nn.Module):
     ("join", "words"),
     [
         (lambda y, x: y + x, r"add met \(1, 4, 7, 7\) and \(1, 1, 16, 16\): The size of tensor a"),
-        (lambda y, x: torch.cat([y, x], 1), r"cat met \(1, 4, 7, 7\) and .*: Sizes of tensors must"),
-        (lambda y, x: y.view(1, 5), r"view met .*: shape '\[1, 5\]' is invalid for input of size 196"),
+        (
+            lambda y, x: torch.cat([y, x], 1),
+            r"cat met \(1, 4, 7, 7\) and .*: Sizes of tensors must",
+        ),
+        (
+            lambda y, x: y.view(1, 5),
+            r"view met .*: shape '\[1, 5\]' is invalid for input of size 196",
+        ),
     ],
 )
 def test_a_wrong_join_is_told_in_torch_s_words(join, words):

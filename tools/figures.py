@@ -1,15 +1,14 @@
-"""The README's charts, as SVG text: the same bytes from the same models and records."""
+"""figures/ and the README's tables: the same bytes from the same models, records and libraries."""
 
-import math
+import io
+import re
 from html import escape
 
+import matplotlib
 import pandas as pd
 
-from common import compare, diagram, experiments, machine, records, zoo
-from common.plot import COLOURS
+from common import compare, experiments, look, machine, records, zoo
 from tools import bench, scaling
-
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 66, 52, 44, 30
 
 # The line of descent: variant, name, what it added.
 LINE = (
@@ -23,6 +22,15 @@ LINE = (
     ("mobilenet", "MobileNet", "depthwise separable"),
 )
 
+# Blocks drawn beside the chains: network, block, input of the block, title.
+BLOCKS = {
+    "nin": ("block1", (1, 1, 224, 224), "NiN's mlpconv"),
+    "googlenet": ("inception3a", (1, 192, 28, 28), "GoogLeNet's Inception 3a"),
+    "resnet18": ("stage2.0", (1, 64, 56, 56), "ResNet's block with a projection"),
+    "resnet34": ("stage1.0", (1, 64, 56, 56), "ResNet's block"),
+    "mobilenet": ("block1", (1, 32, 112, 112), "MobileNet's block"),
+    "densenet_cifar": ("block1", (1, 24, 32, 32), "DenseNet's first block"),
+}
 
 # What `make figures` writes between such marks: in README.md, and in docs/scaling.md.
 MARKS = "<!-- {}: written by `make figures` -->\n", "<!-- end of {} -->"
@@ -31,9 +39,12 @@ MARKS = "<!-- {}: written by `make figures` -->\n", "<!-- end of {} -->"
 def everything() -> dict[str, str]:
     """Every picture of figures/ by name, as SVG text."""
     drawings = {
-        name: diagram.svg(zoo.build_on_meta(name), (1, *variant.input_shape), name)
+        name: look.svg(zoo.build_on_meta(name), (1, *variant.input_shape), name)
         for name, (variant, _) in zoo.variants().items()
     }
+    for name, (block, shape, title) in BLOCKS.items():
+        module = zoo.build_on_meta(name).get_submodule(block)
+        drawings[f"block_{name}"] = look.block_svg(module, shape, title)
     drawings["timeline"] = timeline()
     results = compare.at_a_glance(profile="laptop")
     clothes = results[results["dataset"] == "fashion_mnist"]
@@ -97,117 +108,80 @@ def experiments_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(width: int, height: int, title: str, alt: str, parts: list[str]) -> str:
-    """An SVG document with a title to read and a text alternative."""
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-            f'aria-label="{escape(alt)}" font-family="Helvetica, Arial, sans-serif" '
-            'font-size="13" text-anchor="middle">',
-            f"<title>{escape(alt)}</title>",
-            f'<rect width="{width}" height="{height}" fill="white"/>',
-            f'<text x="16" y="24" font-size="16" text-anchor="start">{escape(title)}</text>',
-            *parts,
-            "</svg>",
-            "",
-        ]
-    )
+def chart(fig, alt: str) -> str:
+    """A figure as SVG text that depends on nothing but what it shows, with a text alternative."""
+    settings = {"svg.hashsalt": "figures", "svg.fonttype": "none", "font.family": "sans-serif"}
+    settings |= {"font.sans-serif": ["DejaVu Sans"]}  # matplotlib's own, there on every machine
+    buffer = io.StringIO()
+    with matplotlib.rc_context(settings):
+        fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": alt})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)  # as wide as the page
+    label = f'<svg role="img" aria-label="{escape(alt)}" style="background:white"'
+    return "\n".join(line.rstrip() for line in text.replace("<svg", label, 1).splitlines()) + "\n"
 
 
 def timeline() -> str:
     """The course's architectures in order of publication, each with what it added and its size."""
     rows = [row for row in LINE if row[0] in zoo.names()]
-    step = (WIDTH - 40) / len(rows)
-    parts = [f'<path d="M20 96H{WIDTH - 20}" stroke="#555" stroke-width="2"/>']
+    fig, ax = look.figure(size=(7.6, 0.46 * len(rows) + 0.7))
     told = []
     for i, (name, label, idea) in enumerate(rows):
         year = compare.architecture(name)["year"]
-        x = 20 + step * (i + 0.5)
-        count = f"{zoo.variant(name).params / 1e6:.3g} M"
-        told.append(f"{year} {label}: {idea}, {count} parameters")
-        first, _, second = idea.partition(", ")
-        first, *rest = (first, second) if second else idea.rsplit(" ", 1)
-        parts += [
-            f'<circle cx="{x:.1f}" cy="96" r="7" fill="{COLOURS[0]}"/>',
-            f'<text x="{x:.1f}" y="62" font-weight="bold">{label}</text>',
-            f'<text x="{x:.1f}" y="80" fill="#555">{year}</text>',
-            f'<text x="{x:.1f}" y="122" font-size="11">{escape(first)}</text>',
-            f'<text x="{x:.1f}" y="137" font-size="11">{escape(" ".join(rest))}</text>',
-            f'<text x="{x:.1f}" y="156" font-size="11" fill="#555">{count}</text>',
-        ]
-    title = "Eight architectures, what each added, and its parameters as built here"
-    return document(WIDTH, 172, title, "; ".join(told) + ".", parts)
+        params = zoo.variant(name).params
+        ax.plot(0, i, "o", ms=9, color=look.COLOURS[0])
+        ax.text(-0.25, i, f"{year}", ha="right", va="center")
+        ax.text(0.25, i, label, va="center", weight="bold")
+        ax.text(1.7, i, idea, va="center")
+        ax.text(6.6, i, f"{params:,}", ha="right", va="center")
+        told.append(f"{year} {label}: {idea}, {params:,} parameters")
+    ax.plot([0, 0], [0, len(rows) - 1], color="#555555", zorder=0)
+    ax.text(6.6, -0.9, "parameters", ha="right", va="center")
+    ax.set(xlim=(-1, 6.7), ylim=(len(rows) - 0.5, -1.3))
+    ax.set_axis_off()
+    ax.set_title("The architectures, what each added, and its parameters as built here", loc="left")
+    return chart(fig, "; ".join(told) + ".")
 
 
 def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
     """Test accuracy (%) against the column `cost` (logarithmic), a point a row, named by model."""
-    x0, x1 = math.log10(frame[cost].min()) - 0.25, math.log10(frame[cost].max()) + 0.35
-    low = math.floor(frame["accuracy"].min())
-    high = max(math.ceil(frame["accuracy"].max()), low + 1)
-    across = (WIDTH - LEFT - RIGHT) / (x1 - x0)
-    up = (HEIGHT - TOP - BOTTOM) / (high - low)
-    floor = HEIGHT - BOTTOM
-    parts = [f'<path d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}" fill="none" stroke="#555"/>']
-    for power in range(math.ceil(x0), math.floor(x1) + 1):
-        x = LEFT + (power - x0) * across
-        parts.append(f'<path d="M{x:.1f} {TOP}V{floor}" stroke="#ddd"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{floor + 18}">10'
-            f'<tspan dy="-5" font-size="9">{power}</tspan></text>'
-        )
-    for value in range(low, high + 1):
-        y = floor - (value - low) * up
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value}</text>')
-    told, placed = [], []
-    for row in frame.itertuples():
-        x = LEFT + (math.log10(getattr(row, cost)) - x0) * across
-        y = floor - (row.accuracy - low) * up
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{COLOURS[0]}"/>')
-        near = any(abs(x - a) < 90 and abs(y - b) < 14 for a, b in placed)
-        placed.append((x, y))
-        baseline = y + (18 if near else -7)  # a name under the point where one stands above already
-        parts.append(
-            f'<text x="{x + 9:.1f}" y="{baseline:.1f}" text-anchor="start">'
-            f"{escape(row.model)}</text>"
-        )
-        told.append(f"{row.model} {row.accuracy:.1f} % at {getattr(row, cost):,}")
-    middle = (TOP + floor) / 2
-    parts += [
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}">{escape(label)}</text>',
-        f'<text transform="rotate(-90 20 {middle})" x="20" y="{middle}">test accuracy (%)</text>',
-    ]
-    return document(WIDTH, HEIGHT, title, f"{title}: " + "; ".join(told) + ".", parts)
+    fig, ax = look.figure(size=(7.6, 4))
+    told = []
+    ax.set_xscale("log")
+    rows = frame.sort_values("accuracy", ascending=False)
+    for i, row in enumerate(rows.itertuples()):
+        value, marker = getattr(row, cost), look.MARKERS[i % 8]
+        style = {"ms": 8, "mec": "#222222", "label": f"{row.accuracy:.1f}  {row.model}"}
+        ax.plot(value, row.accuracy, marker, **style)
+        told.append(f"{row.model} {row.accuracy:.1f} % at {value:,}")
+    ax.set(xlabel=f"{label} (logarithmic)", ylabel="test accuracy (%)")
+    fig.suptitle(title.replace(": ", ":\n"), fontsize=11)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return chart(fig, f"{title}: " + "; ".join(told) + ".")
 
 
 def speed(rows: list[dict]) -> str:
     """How many times as fast as the conventional way: a bar a row of the benchmark."""
-    line, left = 21, 230
-    height = TOP + line * len(rows) + BOTTOM
-    across = (WIDTH - left - 70) / math.log10(max(1.1, *(row["ratio"] for row in rows)))
-    floor = height - BOTTOM + 6
-    parts, told = [], []
-    for times in (1, 2, 5, 10, 20, 50, 100):
-        x = left + math.log10(times) * across
-        if x <= WIDTH - 60:
-            parts.append(f'<path d="M{x:.1f} {TOP - 6}V{floor}" stroke="#ddd"/>')
-            parts.append(f'<text x="{x:.1f}" y="{floor + 16}">{times}</text>')
-    for i, row in enumerate(rows):
-        y = TOP + line * i
-        width = max(math.log10(row["ratio"]) * across, 1)
-        colour = COLOURS[{"training": 0, "evaluation": 2}.get(row["work"], 1)]
-        label = f"{row['name']} at {row['image_size']}, {row['work']}"
-        label = label.replace("loader", "batches").replace(", loading", ", loading only")
-        parts += [
-            f'<text x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(label)}</text>',
-            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="14" fill="{colour}"/>',
-            f'<text x="{left + width + 6:.1f}" y="{y + 11}" text-anchor="start">'
-            f"{row['ratio']:.1f}</text>",
-        ]
-        told.append(f"{label} {row['ratio']:.1f} times")
-    parts.append(
-        f'<text x="{(left + WIDTH - 70) / 2}" y="{height - 10}">'
-        "times as many images a second as the conventional way (logarithmic)</text>"
-    )
+    kinds = {"training": 0, "evaluation": 2}
+    fig, ax = look.figure(size=(7.6, 0.27 * len(rows) + 1))
+    names, told = [], []
+    for row in rows:
+        name = f"{row['name']} at {row['image_size']}, {row['work']}"
+        names.append(name.replace("loader", "batches").replace(", loading", ", loading only"))
+        told.append(f"{names[-1]} {row['ratio']:.1f} times")
+    colours = [look.COLOURS[kinds.get(row["work"], 1)] for row in rows]
+    drawn = ax.barh(range(len(rows)), [row["ratio"] for row in rows], color=colours)
+    ax.bar_label(drawn, [f"{row['ratio']:.1f}" for row in rows], padding=4, fontsize=8)
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    most = max(row["ratio"] for row in rows)
+    ax.set_xlim(min(1, *(row["ratio"] for row in rows)), 1.3 * most)
+    ticks = [times for times in (1, 2, 5, 10, 20, 50, 100, 200) if times <= most]
+    ax.set_xticks(ticks, map(str, ticks))
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("times as many images a second as the conventional way (logarithmic)")
     title = f"Our loop against a DataLoader with PIL in fp32, on {rows[0]['device']}"
-    return document(WIDTH, height, title, f"{title}: " + "; ".join(told) + ".", parts)
+    fig.suptitle(title, fontsize=11)
+    return chart(fig, f"{title}: " + "; ".join(told) + ".")
