@@ -22,7 +22,7 @@ from torch import nn
 from common import ddp, machine
 
 if TYPE_CHECKING:
-    from common.train import Run
+    from common.run import Run  # for its type alone
 
 DIGEST_BYTES = 32
 LAYOUT_TOKENS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)

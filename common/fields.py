@@ -120,16 +120,22 @@ def union(axes: list[Axis], size: int) -> Axis:
         return full[0]
     if all(axis is axes[0] for axis in axes):
         return axes[0]
-    longest = min((a.free.shape[1] for a in axes if not a.flat), default=1)
-    cuts = [max((a.free.shape[1] - longest) // 2, 0) for a in axes]
-    free = [a.free[:, c : c + longest] for a, c in zip(axes, cuts, strict=True)]
-    lowest, highest = ([values[i] for values in free] for i in (0, 1))
-    free = np.stack([np.minimum.reduce(np.broadcast_arrays(*lowest)),
-                     np.maximum.reduce(np.broadcast_arrays(*highest))])  # fmt: skip
-    lowest, highest = ([a.edged[i] for a in axes] for i in (0, 1))
-    edged = np.stack([np.minimum.reduce(np.broadcast_arrays(*lowest)),
-                      np.maximum.reduce(np.broadcast_arrays(*highest))])  # fmt: skip
-    return Axis(axes[0].pixels, free, edged, all(axis.flat for axis in axes))
+    length = min((a.free.shape[1] for a in axes if not a.flat), default=1)  # the least margin
+    cuts = [max((a.free.shape[1] - length) // 2, 0) for a in axes]
+    free = widest([a.free[:, c : c + length] for a, c in zip(axes, cuts, strict=True)])
+    flat = all(axis.flat for axis in axes)
+    return Axis(axes[0].pixels, free, widest([axis.edged for axis in axes]), flat)
+
+
+def widest(values: list[np.ndarray]) -> np.ndarray:
+    """The lowest and the highest (2, n) of several; a flat axis has one column for all."""
+    columns = np.broadcast_arrays(*values)
+    return np.stack([np.min([v[0] for v in columns], 0), np.max([v[1] for v in columns], 0)])
+
+
+def by_axis(fields: "list[Seen]") -> list[list[Axis]]:
+    """The vertical axes and the horizontal axes of several fields."""
+    return [[field.vertical for field in fields], [field.horizontal for field in fields]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +171,9 @@ class Seen:
 
     def take(self, places, output: torch.Tensor, rate=(1, 1)) -> "Seen":
         """Both axes taken at `places`, a function for each, for a new map `output`."""
-        axes = zip(self.axes, places, output.shape[-2:], rate, strict=True)
-        return replace(self, **dict(zip(("vertical", "horizontal"),
-            (axis.take(*how) for axis, *how in axes), strict=True)))  # fmt: skip
+        how = zip(places, output.shape[-2:], rate, strict=True)
+        vertical, horizontal = (a.take(*h) for a, h in zip(self.axes, how, strict=True))
+        return replace(self, vertical=vertical, horizontal=horizontal)
 
     def described(self) -> tuple[int | str, int | str]:
         """(field, stride) in words: one number, "h x w", "all" or "not known"."""
@@ -252,9 +258,7 @@ class FieldTracker:
         if torch.Tag.pointwise in operation.tags or kind in POINTWISE:
             return pointwise(fields, known, output)
         if all(field.flat for field in fields):  # whatever is done, all values see the same
-            return Seen(
-                *(union(list(axes), 1) for axes in zip(*(f.axes for f in fields), strict=False))
-            )
+            return Seen(*(union(axes, 1) for axes in by_axis(fields)))
         if kind in (aten.cat, aten.concatenate):
             return concatenated(args, fields, known, output)
         if len(known) > 1:
@@ -287,10 +291,7 @@ def pointwise(fields: list[Seen], known: list[torch.Tensor], output: torch.Tenso
     if any(t.ndim < 2 and not f.flat and not f.mixed for t, f in zip(known, fields, strict=True)):
         return None
     size = output.shape[-2:] if output.ndim > 1 and not mixed else (1, 1)
-    axes = [
-        union(list(axes), n)
-        for axes, n in zip(zip(*(f.axes for f in fields), strict=False), size, strict=False)
-    ]
+    axes = [union(axes, n) for axes, n in zip(by_axis(fields), size, strict=True)]
     return Seen(*axes, all(field.uniform for field in fields), mixed)
 
 
@@ -304,7 +305,7 @@ def concatenated(args, fields, known, output) -> Seen | None:
     if mixed and not flat:
         return None
     size = (1, 1) if flat else output.shape[-2:]
-    columns = [list(axes) for axes in zip(*(field.axes for field in fields), strict=False)]
+    columns = by_axis(fields)
     axes = [union(column, n) for column, n in zip(columns, size, strict=True)]
     same = all(axis is column[0] for column in columns for axis in column)
     uniform = same and all(f.uniform for f in fields) and len(tensors_in(args)) == len(known)
@@ -317,11 +318,10 @@ def rearranged(seen: Seen, x: torch.Tensor, output: torch.Tensor, batch: int) ->
         return seen if output.shape[:1] == x.shape[:1] else None
     before, after = x.shape[-2:], output.shape[-2:]
     if output.ndim > 2 and all(a in (b, 1) for a, b in zip(before, after, strict=True)):
-        axes = [
-            axis if a == b else axis.whole()
-            for axis, a, b in zip(seen.axes, before, after, strict=False)
-        ]
-        return replace(seen, vertical=axes[0], horizontal=axes[1])
+        down, across = (a == b for a, b in zip(before, after, strict=True))
+        vertical = seen.vertical if down else seen.vertical.whole()
+        horizontal = seen.horizontal if across else seen.horizontal.whole()
+        return replace(seen, vertical=vertical, horizontal=horizontal)
     if output.shape[0] == x.shape[0] == batch and output.numel() == x.numel():
         return replace(seen.whole(), uniform=False, mixed=True)
     return None
@@ -441,13 +441,12 @@ def selected(kind, args, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> S
     """A part of a map, or its mirror image."""
     if kind is aten.flip:
         dims = {dim % x.ndim for dim in args[1]}
-        ways = [mirror(n) if x.ndim - 2 + i in dims else same
-                for i, n in enumerate(x.shape[-2:])]  # fmt: skip
+        sides = enumerate(x.shape[-2:], x.ndim - 2)
+        ways = [mirror(n) if dim in dims else same for dim, n in sides]
         inner = dims <= {x.ndim - 2, x.ndim - 1}
         return seen.take(ways, output) if inner or (seen.uniform and 0 not in dims) else None
-    dim = (args[2] if kind in (aten.split, aten.split_with_sizes, aten.chunk) and len(args) > 2
-           else 0 if kind in (aten.split, aten.split_with_sizes, aten.chunk)
-           else args[1] if len(args) > 1 else 0) % x.ndim  # fmt: skip
+    place = 1 if kind in (aten.slice, aten.select) else 2  # of the dimension among the arguments
+    dim = (args[place] if len(args) > place else 0) % x.ndim
     if dim < x.ndim - 2:
         untouched = tuple(output.shape) == tuple(x.shape)
         return seen if untouched or (seen.uniform and dim > 0) else None

@@ -1,12 +1,12 @@
-"""Every picture: curves, grids of images, kernels and maps, Grad-CAM, and diagrams of networks.
+"""Every picture of the course. All go through `show`, which gives them alternative text.
 
-Every figure goes through `show`, which gives it alternative text.
+Diagrams of networks come from `drawing`, what a layer puts out from `hooks`; both are called from
+here, as look.draw and look.outputs_of.
 """
 
 import base64
-import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,13 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
-from common import machine, run
-from common.advice import main_output
+from common import machine, probe, run
 from common.data import Batches, ImageSet
-from common.diagrams import draw as draw
-from common.diagrams import svg as svg
+from common.drawing import block_svg, draw, draw_block, svg
+from common.fields import pair
+from common.hooks import first_convolution, first_of, grad_cam, last_convolution, outputs_of
 from common.run import Run, Training
 from common.train import Evaluation
 
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = [
+    "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "last_convolution",
+    "outputs_of", "svg",
+]  # fmt: skip
 # Okabe and Ito's colours, told apart by colour-blind readers (Wong, Nature Methods 8, 441, 2011).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
 DPI = 90
 STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
@@ -86,12 +92,10 @@ def show(fig: "Figure", alt: str) -> None:
 
 def draw_curves(axes: Sequence["Axes"], frame: pd.DataFrame) -> None:
     """Loss on the first axes and accuracy on the second, training and validation, by epoch."""
-    for ax, what, unit in zip(
-        axes, ("loss", "accuracy"), ("cross entropy, nats", "%"), strict=True
+    for ax, what, scale, unit in zip(
+        axes, ("loss", "accuracy"), (1, 100), ("cross entropy, nats", "%"), strict=True
     ):
-        scale = 100 if unit == "%" else 1
-        for part, style in (("train", "o--"), ("val", "o-")):
-            label = {"train": "training", "val": "validation"}[part]
+        for part, style, label in (("train", "o--", "training"), ("val", "s-", "validation")):
             ax.plot(frame.index, scale * frame[f"{part}_{what}"], style, ms=4, label=label)
         ax.set_ylabel(f"{what} ({unit})")
         epoch_axis(ax)
@@ -107,6 +111,7 @@ def epoch_axis(ax: "Axes") -> None:
 
 
 def curves_with_alt(run: Run, title: str) -> tuple["Figure", str]:
+    """(figure, alternative text) of a training: loss and accuracy by epoch."""
     frame = run.frame()
     fig, axes = figure(1, 2)
     draw_curves(axes, frame)
@@ -153,9 +158,10 @@ def compare_curves(runs: Mapping[str, Run], title: str, what: str = "val_accurac
     percent = what.endswith("accuracy")
     fig, ax = figure(size=(7, 3.4))
     ends = []
-    for (name, each), marker in zip(runs.items(), "osD^vPX*" * 4, strict=False):
+    for i, (name, each) in enumerate(runs.items()):
         values = each.frame()[what] * (100 if percent else 1)
-        ax.plot(values.index, values, marker=marker, ms=5, label=name)
+        style = "-" if i < len(COLOURS) else "--"
+        ax.plot(values.index, values, style, marker=MARKERS[i % 8], ms=5, label=name)
         ends.append(f"{name} {values.iloc[-1]:.3g}")
     part, kind = what.split("_")
     part = {"train": "training", "val": "validation"}[part]
@@ -208,23 +214,19 @@ def confusion(matrix: torch.Tensor, classes: Sequence[str], title: str) -> None:
     counts = matrix.numpy()
     mistakes = np.where(np.eye(K, dtype=bool), 0, counts)
     fig, ax = figure(size=(5.2, 4.4))
-    ax.imshow(np.log1p(mistakes), cmap="Oranges")
-    for row in range(K):
-        for column in range(K):
-            if counts[row, column]:
-                dark = mistakes[row, column] > 0.4 * max(mistakes.max(), 1)
-                ax.text(
-                    *(column, row, f"{counts[row, column]}"),
-                    ha="center", va="center", fontsize=7, color="white" if dark else "black",
-                )  # fmt: skip
+    ax.imshow(np.log1p(mistakes), cmap="Oranges", vmin=0, vmax=np.log1p(max(mistakes.max(), 1)))
+    for row, column in zip(*counts.nonzero(), strict=True):
+        dark = mistakes[row, column] > 0.4 * max(mistakes.max(), 1)
+        style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+        ax.text(column, row, f"{counts[row, column]:,}", fontsize=7, **style)
     ax.set_xticks(range(K), classes, rotation=45, ha="right", fontsize=8)
     ax.set_yticks(range(K), classes, fontsize=8)
     ax.grid(False)
     ax.set(title=title, xlabel="predicted class (count of images)", ylabel="true class")
     row, column = np.unravel_index(mistakes.argmax(), mistakes.shape)
-    most = f"{classes[row]} taken for {classes[column]}, {mistakes[row, column]} times"
-    told = f"Most frequent mistake: {most}." if mistakes.any() else "No mistakes."
-    show(fig, f"{title}. {told}")
+    worst = f"{classes[row]} taken for {classes[column]}, {mistakes[row, column]:,} times"
+    told = f"Most frequent mistake: {worst}" if mistakes.any() else "No mistakes"
+    show(fig, f"{title}. {told}.")
 
 
 def bars(
@@ -234,93 +236,38 @@ def bars(
     reference: Mapping[str, float] | None = None,
 ) -> None:
     """Horizontal bars, one a name, with an open diamond where `reference` has a value."""
+    reference = {name: v for name, v in (reference or {}).items() if name in values}
     fig, ax = figure(size=(7, 0.42 * len(values) + 1.1))
-    places = range(len(values))
-    ax.barh(places, list(values.values()), color=COLOURS[0], height=0.6)
+    names = list(values)
+    drawn = ax.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.6)
+    ax.bar_label(drawn, [f"{value:,.4g}" for value in values.values()], padding=8, fontsize=8)
     if reference:
-        known = [(i, reference[name]) for i, name in enumerate(values) if name in reference]
-        ax.plot(
-            *zip(*[(v, i) for i, v in known], strict=True),
-            "D",
-            mfc="white",
-            mec=COLOURS[1],
-            label="report",
-        )
+        places = [names.index(name) for name in reference]
+        style = {"mfc": "white", "mec": COLOURS[1], "label": "report"}
+        ax.plot(list(reference.values()), places, "D", **style)
         ax.legend(loc="lower right")
-    ax.set_yticks(places, list(values))
+    ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    low = min([*values.values(), *(reference or {}).values()])
-    high = max([*values.values(), *(reference or {}).values()])
+    everything = [*values.values(), *reference.values()]
+    low, high = min(everything), max(everything)
+    ax.margins(x=0.12)
     if low > 0.5 * high:  # bars that hardly differ: cut the axis, and say so
-        ax.set_xlim(low - 0.5 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
+        ax.set_xlim(low - 0.5 * (high - low) - 1e-9, high + 0.15 * (high - low) + 1e-9)
         label += ", axis cut"
     ax.set_xlabel(label)
     fig.suptitle(title, fontsize=11)
     show(fig, f"{title}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()) + ".")
 
 
-# ---------------------------------------------------------------------------------------- inside
-
-
-def first_convolution(model: nn.Module) -> nn.Conv2d:
-    """The convolution that sees the image. Raises ValueError in a net without one."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            return layer
-    raise ValueError(f"{type(model).__name__} has no nn.Conv2d layer.")
-
-
-def last_convolution(model: nn.Module) -> nn.Conv2d:
-    """The convolution nearest to the classifier. Raises ValueError in a net without one."""
-    found = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    return found[-1] if found else first_convolution(model)
+# ------------------------------------------------------------------------------- inside a net
 
 
 def filters(model: nn.Module, title: str, most: int = 32) -> None:
     """Show the first layer's kernels, each stretched to its own range."""
     kernels = first_convolution(model).weight.detach().float()[:most]
-    channels = kernels.shape[1]
-    images = list(kernels) if channels in (1, 3) else list(kernels[:, :1])
+    images = list(kernels) if kernels.shape[1] in (1, 3) else list(kernels[:, :1])
     size = " x ".join(map(str, kernels.shape[-2:]))
     grid(images, None, title, f"{title}: {len(images)} kernels of {size} pixels.")
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode; afterwards in the mode that it had."""
-    training = model.training
-    try:
-        yield model.eval()
-    finally:
-        model.train(training)
-
-
-@contextlib.contextmanager
-def listening(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """A list of what `layer` puts out, one tensor a use; gradients go through it.
-
-    What follows gets a copy, so that an activation in place cannot change what is kept.
-    """
-    kept: list[torch.Tensor] = []
-
-    def keep(_, __, output: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() and not output.requires_grad:  # behind frozen weights
-            output = output.detach().requires_grad_()
-        kept.append(output)
-        return output.clone()
-
-    handle = layer.register_forward_hook(keep)
-    try:
-        yield kept
-    finally:
-        handle.remove()
-
-
-def outputs_of(layer: nn.Module, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What `layer` puts out when `model` sees the batch x (N, C, H, W); gradients are kept."""
-    with evaluating(model), listening(layer) as kept:
-        model(x)
-    return kept[0]
 
 
 def feature_maps(
@@ -334,27 +281,6 @@ def feature_maps(
     grid(list(maps[:most, None]), None, title, alt, colour_map="viridis")
 
 
-def grad_cam(
-    model: nn.Module, layer: nn.Module, x: torch.Tensor, classes: torch.Tensor
-) -> torch.Tensor:
-    """Heat maps (N, h, w), 0 to 1: where `layer` speaks for class `classes[i]` in image x[i].
-
-    Channels are weighted by the mean gradient of the class's logit, summed, and cut at 0.
-    The uses of a layer that is used several times are added up. The model stays as it is, frozen
-    weights and mode included. Source: Selvaraju et al. 2017, Grad-CAM, equations 1 and 2.
-    """
-    with evaluating(model), torch.enable_grad(), listening(layer) as kept:
-        logits = main_output(model(x))
-        chosen = logits.gather(1, classes[:, None].to(logits.device)).sum()
-        gradients = torch.autograd.grad(chosen, kept)
-    heat = sum(
-        (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(1)
-        for gradient, maps in zip(gradients, kept, strict=True)
-    )
-    heat = heat.relu().detach().float().cpu()
-    return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-8)
-
-
 def show_grad_cam(
     model: nn.Module,
     data: ImageSet,
@@ -365,19 +291,19 @@ def show_grad_cam(
 ) -> None:
     """Grad-CAM of the predicted class over test images `indices`, from the last convolution.
 
-    Where branches are joined, the last convolution is only one of them: give the joining `layer`.
+    Where branches are joined, the last convolution is only one of them: give the joining `layer`,
+    the whole block.
     """
-    batches = Batches(data, "test", len(indices), indices=indices, size=size)
-    x, truth = next(iter(batches))
+    x, truth = next(iter(Batches(data, "test", len(indices), indices=indices, size=size)))
     x = x.to(next(model.parameters()).device)
-    with evaluating(model), torch.no_grad():
-        predicted = main_output(model(x)).argmax(1).cpu()
+    with torch.no_grad():
+        predicted = first_of(outputs_of(model, model, x), model).argmax(1).cpu()
     heat = grad_cam(model, layer or last_convolution(model), x, predicted)
-    heat = nn.functional.interpolate(heat[:, None], x.shape[-2:], mode="bilinear")[:, 0]
+    heat = F.interpolate(heat[:, None], x.shape[-2:], mode="bilinear")[:, 0]
     columns = min(len(indices), 6)
     rows = -(-len(indices) // columns)
-    fig, axes = figure(rows, columns, (1.25 * columns, 1.5 * rows + 0.4))
-    for i, ax in enumerate(axes.ravel()):
+    fig, axes = figure(rows, columns, (max(1.25 * columns, 2.5), 1.5 * rows + 0.4))
+    for i, ax in enumerate(np.ravel(axes)):
         ax.set_axis_off()
         if i < len(indices):
             ax.imshow(to_picture(x[i]), cmap="gray")
@@ -405,11 +331,136 @@ def worst_mistakes(test: Evaluation, data: ImageSet, title: str, most: int = 16)
     """Show the test images that the net got most confidently wrong: truth, then prediction."""
     chosen = worst(test, data, most)
     if len(chosen) == 0:
-        print("No mistakes on the test images.")
+        print(f"{title}: no mistakes on the test images.")
         return
-    labels = data.test.labels
-    titles = [
-        f"{data.classes[labels[i]]}\nseen as {data.classes[test.predictions[i]]}" for i in chosen
-    ]
+    names, labels = data.classes, data.test.labels
+    titles = [f"{names[labels[i]]}\nseen as {names[test.predictions[i]]}" for i in chosen]
     alt = f"{title}: " + "; ".join(t.replace("\n", " ") for t in titles) + "."
     grid(list(data.test.images[chosen]), titles, title, alt, inches=1.05)
+
+
+# ------------------------------------------------------------------------- how a convolution works
+
+
+def numbers(ax: "Axes", values: torch.Tensor, title: str, colour_map: str = "gray") -> None:
+    """A small matrix as shaded squares with its numbers in them."""
+    values = values.float()
+    ax.imshow(values, cmap=colour_map, interpolation="nearest")
+    low, high = values.min(), values.max()
+    for (row, column), value in np.ndenumerate(values.numpy()):
+        dark = (value - low) < 0.5 * (high - low)
+        style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+        ax.text(column, row, f"{value:.4g}", fontsize=9, **style)
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+def convolution(
+    image: torch.Tensor,
+    kernel: torch.Tensor,
+    title: str,
+    at: tuple[int, int] = (0, 0),
+    stride: int = 1,
+    padding: int = 0,
+) -> torch.Tensor:
+    """Show how one output value of a convolution comes about; returns the output (h, w).
+
+    `image` (C, H, W) and `kernel` (C, k, l) are small; `at` is the row and column of the value. A
+    row of pictures a channel: the padded image with the window, the kernel, the products. Their
+    sum over all channels stands in the output.
+    """
+    from matplotlib.patches import Rectangle
+
+    padded = F.pad(image.float(), (padding,) * 4)
+    output = F.conv2d(padded[None], kernel.float()[None], stride=stride)[0, 0]
+    (row, column), (k, l) = at, kernel.shape[1:]
+    top, left = row * stride, column * stride
+    products = padded[:, top : top + k, left : left + l] * kernel
+    C = len(image)
+    fig, axes = figure(C, 4, (8.4, 2.3 * C + 0.5))
+    axes = np.reshape(axes, (C, 4))
+    for c, (first, second, third, last) in enumerate(axes):
+        channel = f"channel {c + 1}" if C > 1 else "image"
+        numbers(first, padded[c], channel + (f", padded by {padding}" if padding else ""))
+        frame = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 3}
+        first.add_patch(Rectangle((left - 0.5, top - 0.5), l, k, **frame))
+        numbers(second, kernel[c], "× kernel")
+        numbers(third, products[c], f"= products, sum {products[c].sum():.4g}")
+        last.set_axis_off()
+    numbers(axes[0, 3], output, "output" + (", summed over channels" if C > 1 else ""))
+    axes[0, 3].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
+    fig.suptitle(title)
+    sums = " + ".join(f"{value:.4g}" for value in products.sum((1, 2)).tolist())
+    value = f"{output[row, column]:.4g}"
+    show(fig, f"{title}. Output at row {row}, column {column}: {sums} = {value}.")
+    return output
+
+
+def growing_field(model: nn.Module, x: torch.Tensor, title: str, most: int = 8) -> None:
+    """Frames on one image x (1, C, H, W): what the middle position of each layer's map sees.
+
+    Layers whose field does not grow, that see the whole image or whose field is not known are
+    left out.
+    """
+    from matplotlib.patches import Rectangle
+
+    table = probe.layers(model, tuple(x.shape))
+    known = [(name, pair(field)) for name, field in fields_of(table)][:most]
+    fig, ax = figure(size=(5.4, 4))
+    ax.imshow(to_picture(x[0]), cmap="gray")
+    H, W = x.shape[2:]
+    for i, (name, (height, width)) in enumerate(known):
+        corner = (W - width) / 2 - 0.5, (H - height) / 2 - 0.5
+        frame = {"fill": False, "linewidth": 2.5, "linestyle": ("-", "--", ":", "-.")[i % 4]}
+        label = f"{name}: {height} × {width}"
+        ax.add_patch(Rectangle(corner, width, height, ec=COLOURS[i % 8], label=label, **frame))
+    ax.set(title=title, xlabel="pixels", ylabel="pixels")
+    ax.grid(False)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    told = ", ".join(f"{name} {height} × {width}" for name, (height, width) in known)
+    show(fig, f"{title}. Receptive fields in pixels: {told}.")
+
+
+def fields_of(table: pd.DataFrame) -> list[tuple[str, tuple[int, int]]]:
+    """(layer, field) of each layer that sees more than those before, and not all."""
+    found, largest = [], (0, 0)
+    for name, field in zip(table["layer"], table["field"], strict=True):
+        if field in ("all", "not known") or "all" in str(field):
+            continue
+        size = pair([int(n) for n in str(field).split(" x ")])
+        if size[0] * size[1] > largest[0] * largest[1]:
+            found.append((name, size))
+            largest = size
+    return found
+
+
+def from_pixels_to_class(
+    model: nn.Module, x: torch.Tensor, classes: Sequence[str], title: str, most: int = 8
+) -> None:
+    """The maps of each convolution and pooling for one image x (1, C, H, W), and the answer.
+
+    One row a layer with at most `most` of its maps; below them the probability of each class.
+    """
+    kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
+    rows = [("image", x[0][:1].float().cpu())]
+    with torch.no_grad():
+        for name, layer in layers:
+            rows.append((name, outputs_of(layer, model, x)[0, :most].float().cpu()))
+        answer = outputs_of(model, model, x)[0].float().softmax(0).cpu()
+    fig, axes = figure(len(rows) + 1, most, (0.9 * most, 0.95 * len(rows) + 1.9))
+    for (name, maps), line in zip(rows, axes, strict=False):
+        for ax in line:
+            ax.set_axis_off()
+        line[0].set_title(f"{name}, {maps.shape[1]} × {maps.shape[2]}", fontsize=8, loc="left")
+        for ax, values in zip(line, maps, strict=False):
+            ax.imshow(to_picture(values[None]), cmap="gray" if name == "image" else "viridis")
+    for ax in axes[-1]:
+        ax.remove()
+    ax = fig.add_subplot(axes[-1, 0].get_gridspec()[-1, :])
+    ax.bar(range(len(classes)), 100 * answer, color=COLOURS[0])
+    ax.set_xticks(range(len(classes)), classes, fontsize=8)
+    ax.set(ylabel="probability (%)", ylim=(0, 100))
+    fig.suptitle(title)
+    best = int(answer.argmax())
+    show(fig, f"{title}. Answer: {classes[best]}, with a probability of {answer[best]:.0%}.")

@@ -44,6 +44,7 @@ class Call:
     params: int  # that no call before has used
     mult_adds: int
     sources: tuple[int, ...]  # the calls whose outputs go in; IMAGE for the net's input
+    part: str  # which of the net's own children runs it; "" for the net itself
     seen: Seen | None = None  # where fields are followed
 
     @property
@@ -97,10 +98,11 @@ class Recorder(TorchDispatchMode):
         self.used |= new.keys()
         caller = self.running[-1][0] if module is None else module
         name = self.names.get(caller, "")
+        within = [ran for ran, _ in self.running] + [caller]
+        part = self.names.get(within[1], "") if len(within) > 1 else ""
         seen = self.tracker.fields.get(id(output)) if self.tracker else None
-        sources = tuple(dict.fromkeys(sources))
-        shape = tuple(output.shape)
-        call = Call(name, module, kind, shape, sum(new.values()), mult_adds, sources, seen)
+        shape, sources = tuple(output.shape), tuple(dict.fromkeys(sources))
+        call = Call(name, module, kind, shape, sum(new.values()), mult_adds, sources, part, seen)
         self.calls.append(call)
         return call
 
@@ -270,17 +272,8 @@ def layers(model: nn.Module, shape: Shape) -> "pd.DataFrame":
     unseen = sum(p.numel() for p in model.parameters()) - sum(row[3] for row in rows)
     if unseen:
         rows.append(("(not run)", "parameters", (), unseen, 0, 0, "not known", "not known"))
-    columns = [
-        "layer",
-        "kind",
-        "output",
-        "params",
-        "mult_adds",
-        "activation_bytes",
-        "field",
-        "stride",
-    ]
-    frame = pd.DataFrame(rows, columns=columns)
+    columns = ["layer", "kind", "output", "params", "mult_adds", "activation_bytes"]
+    frame = pd.DataFrame(rows, columns=[*columns, "field", "stride"])
     frame.attrs = {"receptive_field": local, "unseen_params": unseen}
     return frame
 

@@ -1,0 +1,98 @@
+"""What happens inside a net that sees images: a layer's outputs, and Grad-CAM."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+
+def first_convolution(model: nn.Module) -> nn.Conv2d:
+    """The convolution that sees the image. Raises ValueError in a net without one."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            return layer
+    raise ValueError(f"{type(model).__name__} has no nn.Conv2d layer.")
+
+
+def last_convolution(model: nn.Module) -> nn.Conv2d:
+    """The convolution nearest to the classifier. Raises ValueError in a net without one."""
+    found = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    return found[-1] if found else first_convolution(model)
+
+
+@contextlib.contextmanager
+def listening(layer: nn.Module, model: nn.Module, hook: Callable) -> Iterator[None]:
+    """The model in evaluation mode, with `hook(output)` called at `layer`; all undone after."""
+    modes = [(module, module.training) for module in model.modules()]
+    handle = layer.register_forward_hook(lambda _, __, output: hook(output))
+    try:
+        model.eval()
+        yield
+    finally:
+        handle.remove()
+        for module, mode in modes:
+            module.training = mode
+
+
+def first_of(output, layer: nn.Module) -> torch.Tensor:
+    """The tensor that a layer puts out, or the first of several."""
+    output = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(f"{type(layer).__name__} puts out {type(output).__name__}, no tensor.")
+    return output
+
+
+def outputs_of(layer: nn.Module, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What `layer`, any module of `model`, puts out for the batch x (N, C, H, W).
+
+    Gradients are kept; of several uses the first counts. The model is left as it was. Raises
+    ValueError where the forward pass does not reach the layer.
+    """
+    kept = []
+
+    def keep(output) -> torch.Tensor | None:
+        kept.append(first_of(output, layer))
+        # Handing on a copy leaves what is kept alone, whatever happens to the copy in place.
+        return kept[-1].clone() if output is kept[-1] else None
+
+    with listening(layer, model, keep):
+        model(x)
+    if not kept:
+        raise ValueError(f"The forward pass does not reach this {type(layer).__name__}.")
+    return kept[0]
+
+
+def grad_cam(
+    model: nn.Module, layer: nn.Module, x: torch.Tensor, classes: torch.Tensor
+) -> torch.Tensor:
+    """Heat maps (N, h, w), 0 to 1: where `layer` speaks for class `classes[i]` in image x[i].
+
+    Channels are weighted by the mean gradient of the class's logit, summed, and cut at 0. The maps
+    of a layer that is used several times are added before the cut. The model may be frozen, and
+    is left as it was. Raises ValueError for a layer without maps, or of no weight for the logits.
+    Source: Selvaraju et al. 2017, Grad-CAM, equations 1 and 2.
+    """
+    kept = []
+
+    def keep(output) -> torch.Tensor:
+        maps = first_of(output, layer)
+        if maps.ndim != 4:
+            raise ValueError(f"{type(layer).__name__} puts out {tuple(maps.shape)}, no maps.")
+        kept.append(maps if maps.requires_grad else maps.detach().requires_grad_())
+        copy = kept[-1].clone()  # an activation in place changes the copy alone
+        return copy if isinstance(output, torch.Tensor) else type(output)([copy, *output[1:]])
+
+    with torch.inference_mode(False), torch.enable_grad(), listening(layer, model, keep):
+        logits = first_of(model(x.clone()), model)
+        chosen = logits.gather(1, classes[:, None].to(logits.device)).sum()
+        if not kept or not chosen.requires_grad:
+            raise ValueError(f"The logits do not depend on this {type(layer).__name__}.")
+        gradients = torch.autograd.grad(chosen, kept, allow_unused=True)
+    heat = torch.zeros(())
+    for maps, gradient in zip(kept, gradients, strict=True):
+        if gradient is None:
+            raise ValueError(f"The logits do not depend on this {type(layer).__name__}.")
+        heat = heat + (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(1).detach().float().cpu()
+    heat = heat.relu()
+    return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-8)
