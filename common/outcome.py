@@ -84,7 +84,8 @@ def run(function: Callable, case: Case, gradient: bool = False) -> Outcome:
 def gradients_of(function: Callable, case: Case) -> list[torch.Tensor | None] | None:
     """The gradient of one fixed weighted sum of the result, for each floating argument."""
     args = copy.deepcopy(case.args)
-    leaves = [leaf.requires_grad_() for leaf in tensors_in(args) if leaf.is_floating_point()]
+    floats = [leaf for leaf in tensors_in(args, buffers=False) if leaf.is_floating_point()]
+    leaves = [leaf.requires_grad_() for leaf in floats]
     try:
         with limit(SECONDS):
             value = function(*args)
@@ -100,14 +101,14 @@ def weighted(value: torch.Tensor) -> torch.Tensor:
     return (value.double() * weights).sum()
 
 
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """The tensors of nested tuples, lists and modules, in order."""
+def tensors_in(value: Any, buffers: bool = True) -> list[torch.Tensor]:
+    """The tensors of nested tuples, lists and modules, in order; a module's with its statistics."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, nn.Module):
-        return list(value.state_dict(keep_vars=True).values())
+        return [*value.parameters(), *(value.buffers() if buffers else ())]
     if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in tensors_in(item)]
+        return [tensor for item in value for tensor in tensors_in(item, buffers)]
     return []
 
 
@@ -293,7 +294,10 @@ def same_network(found: Any, expected: nn.Module, where: str, case: Case) -> Non
     first = torch.randn(case.inputs[0])
     mine, right = in_order(found, first, where), in_order(expected, first, where)
     if not case.keep:
-        share_weights(found, mine, right, where)
+        share_weights(mine, right, where)
+        for module in [*found.modules(), *expected.modules()]:
+            if isinstance(module, nn.BatchNorm2d):  # what finding the order has moved
+                module.reset_running_stats()
     modes = (expected.training,) if case.keep else (True, False)
     for training in modes:
         for net in (found, expected):
@@ -371,7 +375,7 @@ def in_order(net: nn.Module, x: torch.Tensor, where: str) -> list[nn.Parameter]:
     return list(everything.values())
 
 
-def share_weights(found: nn.Module, mine: list, right: list, where: str) -> None:
+def share_weights(mine: list, right: list, where: str) -> None:
     """Give both networks the same new weights; raises `NotYet` where they do not fit."""
     if sum(p.numel() for p in mine) != sum(p.numel() for p in right):
         raise NotYet(
@@ -385,9 +389,6 @@ def share_weights(found: nn.Module, mine: list, right: list, where: str) -> None
         new = torch.randn(p.shape) * (2 / fan_in) ** 0.5 if p.dim() > 1 else torch.rand(p.shape)
         p.data.copy_(new)
         q.data.copy_(new.view(q.shape))
-    for module in found.modules():  # what the forward pass that found the order has moved
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
 
 
 # ---------------------------------------------------------------------------------- what is what
