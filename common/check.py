@@ -130,7 +130,9 @@ def read_notes() -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     noted = noted if isinstance(noted, dict) else {}
-    return {name: state for name, state in noted.items() if isinstance(state, str) and state in STATES}
+    return {
+        name: state for name, state in noted.items() if isinstance(state, str) and state in STATES
+    }
 
 
 def note(name: str, state: str) -> None:

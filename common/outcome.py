@@ -142,7 +142,9 @@ def limit(seconds: float) -> Iterator[None]:
 # ------------------------------------------------------------------------------------ comparing
 
 
-def compare(found: Outcome, expected: Outcome, case: Case, where: str, answer: Any = None) -> None:
+def must_agree(
+    found: Outcome, expected: Outcome, case: Case, where: str, answer: Any = None
+) -> None:
     """Raise `NotYet` unless both calls did the same; `answer` is whose line an error names."""
     if isinstance(found.error, NotYet | Untried):
         raise found.error
@@ -155,7 +157,9 @@ def compare(found: Outcome, expected: Outcome, case: Case, where: str, answer: A
     same(found.value, expected.value, where, case)
     for name, mine, right in zip(names_of(answer), found.args, expected.args, strict=False):
         if not unchanged(mine, right):
-            raise NotYet(f"Your function changes `{name}`, which belongs to its caller: make a copy.")
+            raise NotYet(
+                f"Your function changes `{name}`, which belongs to its caller: make a copy."
+            )
     if expected.gradients is not None:
         if found.gradients is None:
             raise NotYet(f"The values are right, but no gradient can flow back: {ADVICE}.")
@@ -173,8 +177,8 @@ def agrees(found: Outcome, other: Outcome, case: Case) -> bool:
     if found.value is None or other.value is None:
         return found.value is other.value
     try:
-        compare(found, other, case, "")
-        compare(other, found, case, "")
+        must_agree(found, other, case, "")
+        must_agree(other, found, case, "")
     except (NotYet, Untried):
         return False
     return True
@@ -279,7 +283,9 @@ def same_network(found: Any, expected: nn.Module, where: str, case: Case) -> Non
     Unless the case keeps weights, both get the same new ones first, layer by layer as they run.
     """
     if isinstance(found, type):
-        raise NotYet(f"{where}: this is the class itself; call it to make a network: {brief(found)}().")
+        raise NotYet(
+            f"{where}: this is the class itself; call it to make a network: {brief(found)}()."
+        )
     if not isinstance(found, nn.Module):
         raise NotYet(f"{where}: return a network (an nn.Module), not {brief(found)}.")
     if case.keep and not isinstance(found, type(expected)):
@@ -365,9 +371,8 @@ def in_order(net: nn.Module, x: torch.Tensor, where: str) -> list[nn.Parameter]:
         with limit(SECONDS), torch.no_grad():
             net(x.clone())
     except (Exception, TooSlow) as error:
-        raise NotYet(
-            f"{where}, an input of {' × '.join(map(str, x.shape))}: the network raised {words(error)}"
-        ) from error
+        shape = " × ".join(map(str, x.shape))
+        raise NotYet(f"{where}, an input of {shape}: it raised {words(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()

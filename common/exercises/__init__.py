@@ -10,7 +10,18 @@ from dataclasses import dataclass
 import torch
 
 from common.machine import unknown
-from common.outcome import Case, NotYet, Outcome, Untried, agrees, compare, described, guarded, names_of, run
+from common.outcome import (
+    Case,
+    NotYet,
+    Outcome,
+    Untried,
+    agrees,
+    described,
+    guarded,
+    must_agree,
+    names_of,
+    run,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Exercise:
             where = described(names, case)
             found, expected = self.watch(answer, case), self.expected(case)
             try:
-                compare(found, expected, case, where or "Your answer", answer)
+                must_agree(found, expected, case, where or "Your answer", answer)
             except NotYet as mismatch:
                 raise NotYet(f"{self.recognised(answer)} {mismatch}".strip()) from mismatch
 
@@ -98,15 +109,15 @@ class Exercise:
         return ""
 
     def still_broken(self, answer: Callable) -> bool:
-        """Whether an answer to a fault fails in the first case just as the faulty code does."""
-        return self.failure(answer) == self.failure(self.broken) != ""
-
-    def failure(self, answer: Callable) -> str:
-        """What is wrong with an answer in the first case, in words, or ""."""
+        """Whether an answer to a fault fails in every case just as the faulty code does."""
         torch.manual_seed(0)
-        case = next(iter(self.cases()))
+        cases = tuple(self.cases())
+        return all(self.failure(answer, case) == self.failure(self.broken, case) for case in cases)
+
+    def failure(self, answer: Callable, case: Case) -> str:
+        """What is wrong with an answer in a case, in words, or ""."""
         try:
-            compare(self.watch(answer, case), self.expected(case), case, "", self.solution)
+            must_agree(self.watch(answer, case), self.expected(case), case, "", self.solution)
         except (NotYet, Untried) as mismatch:
             return repr(mismatch)
         return ""

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, cross_entropy, max_pool2d, relu
+from torch.nn.functional import avg_pool2d, max_pool2d
 
 from common import data
 from common.config import Config
@@ -151,9 +151,7 @@ def first_kernel(images=2_000, epochs=3, seeds=(0, 1)):
         for seed in seeds:
             torch.manual_seed(seed)
             net = AlexNet(image_size=64, width=0.125, stem=stem)
-            settings = Config(
-                epochs=epochs, lr=1e-3, image_size=64, train_images=images, seed=seed
-            )
+            settings = Config(epochs=epochs, lr=1e-3, image_size=64, train_images=images, seed=seed)
             history = fit(net, fashion, settings, show=False)
             accuracies[stem, seed] = history.frame().val_accuracy.iloc[-1]
     return accuracies
@@ -269,8 +267,14 @@ Return the network: its output is 256 × 6 × 6, and it has 2,334,080 parameters
                 lambda: halves(groups=(2, 2, 2, 2)),
                 "conv3 has groups too; it is the layer where the two GPUs exchange all maps.",
             ),
-            (lambda: halves(stem_padding=1), "The stem has padding 1, as in report A; here it is 2."),
-            (lambda: halves(pool=nn.AvgPool2d), "The poolings average; AlexNet's take the maximum."),
+            (
+                lambda: halves(stem_padding=1),
+                "The stem has padding 1, as in report A; here it is 2.",
+            ),
+            (
+                lambda: halves(pool=nn.AvgPool2d),
+                "The poolings average; AlexNet's take the maximum.",
+            ),
             (lambda: halves(window=2), "Your poolings do not overlap; their windows are 3 wide."),
             (lambda: halves(act=nn.Identity), "There are no ReLUs."),
             (without_last_relu, "The last convolution has no ReLU."),

@@ -1,5 +1,7 @@
 """Exercises of 08_densenet."""
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
@@ -149,7 +151,7 @@ def silence_in_place(x, weight, entry, growth_rate, source):
 
 
 def piles_written():
-    return 9.3
+    return 8.4
 
 
 def measure_piles():
@@ -212,7 +214,7 @@ def pairs_facts(answer, n, share):
     train, val = (torch.as_tensor(part).flatten().tolist() for part in answer(n, share))
     again = torch.as_tensor(answer(n, share)[1]).flatten().tolist()
     originals = sorted(i for i in val if i < n)
-    gaps = {b - a for a, b in zip(originals, originals[1:], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(originals)}
     return {
         "photographs with one of their two forms in each part": len(
             {i % n for i in train} & {i % n for i in val}

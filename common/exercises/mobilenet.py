@@ -89,7 +89,7 @@ def fold_in_place(conv, norm):
 
 def conv_and_norm(kernel, stride=1, padding=0, groups=1, dilation=1):
     """A convolution without bias from 4 to 8 channels, and a normalisation that has seen images."""
-    settings = dict(stride=stride, padding=padding, groups=groups, dilation=dilation)
+    settings = {"stride": stride, "padding": padding, "groups": groups, "dilation": dilation}
     conv, norm = nn.Conv2d(4, 8, kernel, bias=False, **settings), nn.BatchNorm2d(8, eps=0.1)
     for values in (norm.weight.data, norm.bias.data, norm.running_mean):
         values.normal_()
@@ -238,9 +238,7 @@ Return the α, a float, that uses the budget up exactly; it may be above 1.""",
                 "That is the negative root; a width is positive.",
             ),
             (
-                lambda depthwise, pointwise, budget: (
-                    width_that_fits(pointwise, depthwise, budget)
-                ),
+                lambda depthwise, pointwise, budget: width_that_fits(pointwise, depthwise, budget),
                 "The two have changed places: the pointwise part grows with α².",
             ),
         ),
@@ -264,7 +262,10 @@ Pad by 1; return a tensor with the shape of `x`.""",
         ),
         gradient=True,
         mistakes=(
-            (all_channels_mixed, "Every output sees all channels: that is an ordinary convolution."),
+            (
+                all_channels_mixed,
+                "Every output sees all channels: that is an ordinary convolution.",
+            ),
             (without_padding, "There is no padding, so the maps shrink."),
             (first_kernel_for_all, "All channels use the first kernel; each has its own."),
             (kernels_turned, "The kernels are turned round; PyTorch's convolution does not."),

@@ -187,10 +187,12 @@ Return a tensor (K, H, W): at each pixel the matrix times the C values there, pl
                 lambda x, weight, bias: mix_channels(x, weight / len(x), bias),
                 "You took a mean over the channels; it is a sum.",
             ),
-            (lambda x, weight, bias: weight @ x + bias, "@ multiplies the last two dimensions, "
-             "here the columns; it must be the channels."),
+            (
+                lambda x, weight, bias: weight @ x + bias,
+                "@ multiplies the last two dimensions, here the columns; it must be the channels.",
+            ),
         ),
-    ),  # fmt: skip
+    ),
     Exercise(
         solution=where_is_it,
         statement="""\

@@ -193,9 +193,7 @@ def depth_or_width(images=4_000, epochs=3, seeds=(0, 1)):
         for seed in seeds:
             torch.manual_seed(seed)
             net = VGG(convolutions=CONFIGURATIONS[letter], width=width, image_size=32, norm=True)
-            settings = Config(
-                epochs=epochs, lr=1e-3, image_size=32, train_images=images, seed=seed
-            )
+            settings = Config(epochs=epochs, lr=1e-3, image_size=32, train_images=images, seed=seed)
             history = fit(net, clothes, settings, show=False)
             accuracies[name, seed] = history.frame().val_accuracy.iloc[-1]
     return accuracies
