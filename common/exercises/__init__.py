@@ -9,19 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from common.alike import Case, NotYet
 from common.machine import unknown
-from common.outcome import (
-    Case,
-    NotYet,
-    Outcome,
-    Untried,
-    agrees,
-    described,
-    guarded,
-    must_agree,
-    names_of,
-    run,
-)
+from common.outcome import Outcome, Untried, agrees, guarded, must_agree, run
+from common.wording import described, names_of
 
 
 @dataclass(frozen=True)
@@ -34,8 +25,8 @@ class Exercise:
     place of `answer(*args)` where an answer is random. `gradient` asks for the gradients as well.
 
     Three kinds are special. A *fault* has `broken`, code to repair, as the skeleton. A *prediction*
-    has an `experiment`, whose result is the number to be predicted; `because` explains it. An *open*
-    question has a `rubric` to judge one's own work by, and no verdict.
+    has an `experiment`, whose result is the number to be predicted; `because` explains it. An
+    *open* question has a `rubric` to judge one's own work by, and no verdict.
     """
 
     solution: Callable
@@ -79,7 +70,7 @@ class Exercise:
         """Raise `NotYet`, or `Untried`, unless the answer does in each case what it should."""
         for case in self.cases():
             names = names_of(self.facts)[1:] if self.facts else names_of(self.solution)
-            where = described(names, case)
+            where = described(names, case.args)
             found, expected = self.watch(answer, case), self.expected(case)
             try:
                 must_agree(found, expected, case, where or "Your answer", answer)

@@ -2,10 +2,8 @@
 
 import torch
 
+from common.alike import Case
 from common.exercises import Exercise
-from common.outcome import Case
-
-# ------------------------------------------------------------------------------ several seeds
 
 
 def mean_and_spread(accuracies):
@@ -36,9 +34,6 @@ def variance(accuracies):
 def median(accuracies):
     middle = torch.tensor(list(accuracies), dtype=torch.float64).quantile(0.5).item()
     return middle, mean_and_spread(accuracies)[1]
-
-
-# --------------------------------------------------------------------------- one set of images
 
 
 def standard_error(accuracy, images):
@@ -73,9 +68,6 @@ def spread_of_differences(right_a, right_b):
 def signless(right_a, right_b):
     difference, error = paired_error(right_a, right_b)
     return abs(difference), error
-
-
-# ------------------------------------------------------------------------------ cost and worth
 
 
 def pareto(nets):
@@ -120,9 +112,6 @@ def front_facts(answer, nets):
     return {"the names": sorted(map(str, answer(nets))), "the nets stay": nets == before}
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def best_of_twenty():
     return 91.8
 
@@ -131,9 +120,6 @@ def measure_best_of_twenty():
     torch.manual_seed(0)
     seeds = torch.full((500, 20, 1000), 0.9).bernoulli().mean(dim=2)  # 500 times twenty nets
     return 100 * seeds.amax(dim=1).mean().item()
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def honest_score(runs):

@@ -4,17 +4,12 @@ import itertools
 
 import torch
 
+from common.alike import Case
 from common.exercises import Exercise
-from common.outcome import Case
-
-# ------------------------------------------------------------------------------------- counting
 
 
 def class_counts(labels, classes):
     return torch.bincount(labels, minlength=classes)
-
-
-# -------------------------------------------------------------------------------------- images
 
 
 def normalise(x):
@@ -55,9 +50,6 @@ def normal_enough(answer, x):
 
 def flip(x):
     return x.flip(-1)
-
-
-# --------------------------------------------------------------------------------------- splits
 
 
 def split(n, share):
@@ -113,9 +105,6 @@ def split_facts(answer, n, share):
     }
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def accuracy_of_the_commonest():
     return 90
 
@@ -124,9 +113,6 @@ def measure_the_commonest():
     labels = torch.tensor([0] * 900 + [1] * 50 + [2] * 50)
     answers = torch.full_like(labels, labels.bincount().argmax().item())
     return 100 * (answers == labels).float().mean().item()
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def seen_before(train, test):
@@ -336,7 +322,8 @@ Return the first as a number; the check then counts.""",
 A net is right on more of the test images than any paper reports: too good to be true.
 Somebody has put test images among the training images.
 `train` and `test` are uint8 tensors (N, C, H, W).
-Return the indices of the test images that are in `train` too, to the last pixel, in rising order.""",
+Return the indices of the test images that are in `train` too, to the last pixel, in rising \
+order.""",
         hints=(
             "Comparing each with each is slow; a Python set finds bytes at once.",
             "image.numpy().tobytes() can be put into a set.",

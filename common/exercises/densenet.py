@@ -7,13 +7,11 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from common import data
+from common.alike import Case
 from common.config import Config
 from common.exercises import Exercise
-from common.outcome import Case
 from common.train import fit
 from common.zoo.densenet import DenseNet
-
-# ------------------------------------------------------------------------------------- counting
 
 
 def pile_sizes(channels, growth_rate, blocks):
@@ -49,9 +47,6 @@ def round_half(pile):
 
 def one_layer_less(channels, growth_rate, blocks):
     return pile_sizes(channels, growth_rate, [layers - 1 for layers in blocks])
-
-
-# ------------------------------------------------------------------------------ a block by hand
 
 
 def grow(x, layers):
@@ -102,20 +97,11 @@ def three_layers():
     ]
 
 
-# ----------------------------------------------------------------------------- one source silenced
-
-
 def without_source(x, weight, entry, growth_rate, source):
     start = 0 if source == 0 else entry + (source - 1) * growth_rate
     end = entry + source * growth_rate
     kept = torch.ones(x.shape[1], dtype=x.dtype)
     kept[start:end] = 0
-    return conv2d(x * kept[:, None, None], weight)
-
-
-def without_one_map(x, weight, entry, growth_rate, source):
-    kept = torch.ones(x.shape[1], dtype=x.dtype)
-    kept[source] = 0
     return conv2d(x * kept[:, None, None], weight)
 
 
@@ -147,9 +133,6 @@ def silence_in_place(x, weight, entry, growth_rate, source):
     return conv2d(x, weight)
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def piles_written():
     return 8.4
 
@@ -160,9 +143,6 @@ def measure_piles():
         written += pile.numel()  # normalised and stored anew for this layer to read
         pile = torch.cat([pile, torch.zeros(1, 12, 4, 4)], dim=1)
     return written / pile.numel()
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def split_pairs(n, share):
@@ -181,11 +161,6 @@ def split_pairs_leaking(n, share):
 def split_originals_only(n, share):
     train, val = split_pairs(n, share)
     return train[: len(train) // 2], val[: len(val) // 2]
-
-
-def split_unmirrored_validation(n, share):
-    train, val = split_pairs(n, share)
-    return train, val[: len(val) // 2]
 
 
 def split_by_kind(n, share):
@@ -226,9 +201,6 @@ def pairs_facts(answer, n, share):
         "the choice looks random": len(gaps) > 5,
         "a second call gives the same": sorted(again) == sorted(val),
     }
-
-
-# ------------------------------------------------------------------------------ an open question
 
 
 def which_old_maps(images=4_000, epochs=3, seeds=(0, 1)):
@@ -354,7 +326,6 @@ Return what the convolution gives when all maps of `source` are 0, a tensor (N, 
         ),
         gradient=True,
         mistakes=(
-            (without_one_map, "You silence one map; a source has several."),
             (only_the_source, "You keep the source and silence the rest."),
             (without_the_next, "You silence the next source: source 0 is the block's input."),
             (without_equal_parts, "The first source has `entry` maps, not `growth_rate`."),
@@ -407,10 +378,6 @@ random, and the same call gives the same split.""",
         cases=lambda: (Case((400, 0.25)), Case((301, 0.4))),
         mistakes=(
             (split_originals_only, "The mirrored images are lost; every image is in one part."),
-            (
-                split_unmirrored_validation,
-                "The mirrored forms of the validation images are lost.",
-            ),
             (split_by_kind, "All mirrored forms are in one part, and all originals in the other."),
             (split_unshuffled, "These are simply the first photographs: shuffle before you cut."),
             (split_exchanged, "Training and validation have changed places."),

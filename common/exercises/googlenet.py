@@ -5,13 +5,11 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, cross_entropy, max_pool2d, nll_loss
 
 from common import data
+from common.alike import Case
 from common.config import Config
 from common.exercises import Exercise
-from common.outcome import Case
 from common.train import fit
 from common.zoo.googlenet import GoogLeNet
-
-# ------------------------------------------------------------------------------------- a formula
 
 
 def widest_reduction(channels, filters, kernel):
@@ -30,9 +28,6 @@ def widest_without_the_first(channels, filters, kernel):
 
 def widest_square_forgotten(channels, filters, kernel):
     return (channels * filters * kernel - 1) // (channels + filters * kernel)
-
-
-# ----------------------------------------------------------------------------- a module by hand
 
 
 def naive_inception(x, w1, w3, w5):
@@ -63,9 +58,6 @@ def mean_of_nine(x):
 def padding_of_one(x, w1, w3, w5):
     branches = [conv2d(x, w, padding=1) for w in (w1, w3, w5)]
     return torch.cat([*branches, largest_of_nine(x)], dim=1)
-
-
-# ------------------------------------------------------------------------------------- a loss
 
 
 def total_loss(outputs, y):
@@ -104,9 +96,6 @@ def loss_without_softmax(outputs, y):
     return main + 0.3 * sum(auxiliary)
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def size_after_norm():
     return 1
 
@@ -115,9 +104,6 @@ def measure_after_norm():
     torch.manual_seed(0)
     maps = 3 + 5 * torch.randn(2, 1024, 1, 1)  # two images, one place
     return nn.BatchNorm2d(1024)(maps).abs().mean().item()
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def accuracy(net, x, y):
@@ -184,9 +170,6 @@ def accuracy_facts(answer, training, right):
         "the net's weights": net.scale.item(),
         "gradients that were left behind": 0 if net.scale.grad is None else 1,
     }
-
-
-# ------------------------------------------------------------------------------ an open question
 
 
 def which_branch(images=4_000, epochs=3, seeds=(0, 1)):

@@ -5,21 +5,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 from common import data
+from common.alike import Case
 from common.config import Config
 from common.exercises import Exercise
-from common.outcome import Case
 from common.train import fit
 from common.zoo.lenet import LeNet5, LeNet5BN
-
-# ------------------------------------------------------------------------------------- a formula
 
 
 def output_size(size, kernel, padding=0, stride=1, dilation=1):
     covered = dilation * (kernel - 1) + 1
     return (size + 2 * padding - covered) // stride + 1
-
-
-# ----------------------------------------------------------------------------- a layer by hand
 
 
 def convolve(image, kernel):
@@ -36,9 +31,6 @@ def convolve_one_short(image, kernel):
 
 def convolve_rows_for_columns(image, kernel):
     return convolve(image.T, kernel).T
-
-
-# ------------------------------------------------------------------------------- a net to build
 
 
 def modern_lenet():
@@ -76,9 +68,6 @@ def convolutions_without_relu():
     return net
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def accuracy_from_zeros():
     return 10
 
@@ -95,9 +84,6 @@ def train_from_zeros():
         cross_entropy(net(x), y).backward()
         optimizer.step()
     return 100 * (net(x).argmax(1) == y).float().mean().item()
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def train_step(net, optimizer, x, y):
@@ -147,9 +133,6 @@ def three_steps(step):
         "the weights after three steps": net.weight.detach().clone(),
         "the losses of three steps": losses,
     }
-
-
-# ------------------------------------------------------------------------------ an open question
 
 
 def shifted_digits(images=4_000, epochs=2, seeds=(0, 1)):

@@ -7,21 +7,16 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from common import data, probe
+from common.alike import Case
 from common.config import Config
 from common.exercises import Exercise
-from common.outcome import Case
 from common.train import fit
 from common.zoo.mobilenet import MobileNet, OrdinaryConvolution
-
-# ------------------------------------------------------------------------------------- a formula
 
 
 def width_that_fits(depthwise, pointwise, budget):
     root = (depthwise**2 + 4 * pointwise * budget) ** 0.5
     return (root - depthwise) / (2 * pointwise)
-
-
-# ----------------------------------------------------------------------------- a layer by hand
 
 
 def depthwise(x, kernels):
@@ -51,9 +46,6 @@ def without_padding(x, kernels):
 
 def channels_backwards(x, kernels):
     return depthwise(x, kernels).flip(1)
-
-
-# --------------------------------------------------------------------- two layers made into one
 
 
 def fold(conv, norm):
@@ -97,9 +89,6 @@ def conv_and_norm(kernel, stride=1, padding=0, groups=1, dilation=1):
     return conv, norm.eval()
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def share_at_160():
     return 0.51
 
@@ -109,9 +98,6 @@ def measure_at_160():
         net = MobileNet()
     large, small = (probe.mult_adds(net, (1, 1, pixels, pixels)) for pixels in (224, 160))
     return small / large
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def recalibrate(net, batches):
@@ -175,9 +161,6 @@ def statistics_facts(answer, momentum):
         "the net is in training mode": result.training,
         "the weights stay as they were": torch.equal(weight, result[0].weight),
     }
-
-
-# ------------------------------------------------------------------------------ an open question
 
 
 def equal_work(images=4_000, epochs=3, seeds=(0, 1)):

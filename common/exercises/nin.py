@@ -4,13 +4,11 @@ import torch
 from torch import nn
 
 from common import data
+from common.alike import Case
 from common.config import Config
 from common.exercises import Exercise
-from common.outcome import Case
 from common.train import fit
 from common.zoo.nin import NiNCifar
-
-# ----------------------------------------------------------------------------- a layer by hand
 
 
 def mix_channels(x, weight, bias):
@@ -21,9 +19,6 @@ def mix_channels(x, weight, bias):
 def mixed_and_turned(x, weight, bias):
     mixed = weight @ x.flatten(1) + bias[:, None]
     return mixed.T.reshape(-1, *x.shape[1:])
-
-
-# ------------------------------------------------------------------------------ reading a map
 
 
 def where_is_it(maps, k, size):
@@ -71,9 +66,6 @@ def maps_to_search():
     return maps
 
 
-# ------------------------------------------------------------------------------- a net to build
-
-
 def mlpconv(before, after, kernel, stride):
     return nn.Sequential(
         *(nn.Conv2d(before, after, kernel, stride), nn.ReLU()),
@@ -95,9 +87,6 @@ def one_mixing_layer_used_twice(before, after, kernel, stride):
     return nn.Sequential(nn.Conv2d(before, after, kernel, stride), nn.ReLU(), *2 * mixing)
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def logit_on_a_canvas():
     return 0.25
 
@@ -115,9 +104,6 @@ def measure_on_a_canvas():
         return (net(canvas) / net(digit)).mean().item()
 
 
-# ---------------------------------------------------------------------------------------- a fault
-
-
 def head(maps):
     return maps.mean(dim=(2, 3))
 
@@ -128,9 +114,6 @@ def head_with_a_floor(maps):
 
 def head_of_the_largest(maps):
     return maps.amax(dim=(2, 3))
-
-
-# ------------------------------------------------------------------------------ an open question
 
 
 def how_many_mixing_layers(images=4_000, epochs=3, seeds=(0, 1)):

@@ -5,13 +5,11 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
 from common import data
+from common.alike import Case
 from common.config import Config
 from common.exercises import Exercise
-from common.outcome import Case
 from common.train import fit
 from common.zoo.resnet import ResidualBlock, ResNet
-
-# ------------------------------------------------------------------------- a shortcut by hand
 
 
 def padded_shortcut(x, channels):
@@ -43,9 +41,6 @@ def second_pixels(x, channels):
 def repeated_channels(x, channels):
     x = x[:, :, ::2, ::2]
     return x.repeat(1, channels, 1, 1)[:, :channels]
-
-
-# ----------------------------------------------------------------------------- a block by hand
 
 
 def preactivation(x, norm1, conv1, norm2, conv2):
@@ -97,9 +92,6 @@ def four_layers(training):
     return layers
 
 
-# ------------------------------------------------------------------------------- a net to build
-
-
 def bottleneck():
     class Bottleneck(nn.Module):
         def __init__(self):
@@ -134,9 +126,6 @@ def bottleneck_of(join, bias=False, act=nn.ReLU, last=()):
     return lambda: Changed()
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def spread_after_twenty():
     return 21
 
@@ -149,9 +138,6 @@ def measure_spread():
             conv = nn.Conv2d(32, 32, 3, padding=1, bias=False)
             x = x + nn.BatchNorm2d(32)(conv(x.relu()))
     return x.var().item()
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def add_up_gradients(net, parts):
@@ -205,9 +191,6 @@ def gradient_facts(answer, sizes):
 def answer_without_result(answer):
     """This exercise's answer returns nothing, which is no fault here."""
     return getattr(answer, "__wrapped__", answer)
-
-
-# ------------------------------------------------------------------------------ an open question
 
 
 def blocks_deleted(images=4_000, epochs=3, seeds=(0, 1)):

@@ -5,13 +5,11 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from common import data
+from common.alike import Case
 from common.config import Config
 from common.exercises import Exercise
-from common.outcome import Case
 from common.train import fit
 from common.zoo.vgg import CONFIGURATIONS, VGG
-
-# ------------------------------------------------------------------------------------- a formula
 
 
 def stacked_field(layers):
@@ -36,9 +34,6 @@ def last_stride_only(layers):
         field += (kernel - 1) * before
         before = stride
     return field
-
-
-# ------------------------------------------------------------------------------- a net to build
 
 
 def vgg_block(before, after, count):
@@ -80,9 +75,6 @@ def one_layer_used_again(before, after, count):
     return nn.Sequential(*layers, nn.MaxPool2d(2))
 
 
-# --------------------------------------------------------------------- one layer turned into another
-
-
 def as_convolution(linear, channels, size):
     conv = nn.Conv2d(channels, linear.out_features, size)
     conv.weight = nn.Parameter(linear.weight.view_as(conv.weight))
@@ -121,9 +113,6 @@ def strided_convolution(linear, channels, size):
     return conv
 
 
-# --------------------------------------------------------------------------------- a prediction
-
-
 def share_in_the_middle():
     return 94
 
@@ -134,9 +123,6 @@ def weight_of_the_middle():
     for _layer in range(10):
         seen = conv2d(seen, torch.full((1, 1, 3, 3), 1 / 9), padding=1)
     return 100 * seen[..., 5:16, 5:16].sum().item()
-
-
-# ---------------------------------------------------------------------------------------- a fault
 
 
 def stack(channels, depth):
@@ -180,9 +166,6 @@ def stack_without_relu(channels, depth):
 
 def stack_too_short(channels, depth):
     return stack(channels, depth - 1)
-
-
-# ------------------------------------------------------------------------------ an open question
 
 
 def depth_or_width(images=4_000, epochs=3, seeds=(0, 1)):
