@@ -182,7 +182,7 @@ def same_answers(
         for x, weights, output in grads
     ]  # fmt: skip
     for a, b in zip(*lists, strict=False):
-        if not close(or_zero(a, b), or_zero(b, a)):
+        if not close(or_zero(a, b).flatten(), or_zero(b, a).flatten()):
             raise NotYet(f"{where}: the output is right, but not the gradient: {ADVICE}.")
 
 

@@ -89,7 +89,9 @@ def must_agree(
     if found.value is None and expected.value is not None:
         raise NotYet(NOTHING)
     same(found.value, expected.value, where, case)
-    for name, mine, right in zip(names_of(answer), found.args, expected.args, strict=False):
+    for name, mine, right in zip(
+        names_of(answer, len(case.args)), found.args, expected.args, strict=False
+    ):
         if not unchanged(mine, right):
             raise NotYet(
                 f"Your function changes `{name}`, which belongs to its caller: make a copy."

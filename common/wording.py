@@ -37,12 +37,13 @@ def size(tensor: torch.Tensor) -> str:
     return " × ".join(map(str, tensor.shape)) or "none (a single value)"
 
 
-def names_of(function: Any) -> list[str]:
-    """The names of a function's parameters, "argument 1" and so on where they cannot be read."""
+def names_of(function: Any, count: int = 9) -> list[str]:
+    """The names of a function's first parameters; "argument 2" where they cannot be read."""
     try:
-        return list(inspect.signature(function).parameters)
+        names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        return [f"argument {i}" for i in range(1, 10)]
+        names = []
+    return names if len(names) >= count else [f"argument {i}" for i in range(1, count + 1)]
 
 
 def described(names: list[str], args: tuple) -> str:

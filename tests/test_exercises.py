@@ -23,6 +23,15 @@ MISTAKES = [(name, i) for name in JUDGED for i in range(len(EXERCISES[name].mist
 ARCHITECTURES = ["lenet", "alexnet", "vgg", "nin", "googlenet", "resnet", "mobilenet", "densenet"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These tensors are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def module_of(name: str):
     return importlib.import_module(f"common.exercises.{name.split('.')[0]}")
 
@@ -173,7 +182,7 @@ FORMS = [
     "tensors",
 ]
 FORMS += ["a tensor", "rows", "cloned", "moved", "in float64", "a module in a module", "nested"]
-FORMS += ["a copy", "lists", "arrays"]
+FORMS += ["tensors", "a copy", "lists", "arrays"]
 
 
 def right_answers(name: str) -> dict[str, object]:
@@ -609,9 +618,7 @@ def negative(solution, net, parts):
         p.grad.neg_()
 
 
-def lenet_with(**changed):
-    parts = dict(act=nn.ReLU, pool=nn.AvgPool2d, stride=1) | changed
-    act, pool, stride = parts["act"], parts["pool"], parts["stride"]
+def lenet_with(act=nn.ReLU, pool=nn.AvgPool2d, stride=1):
     pools = [nn.Identity() if stride == 2 else pool(2) for _ in range(2)]
     return nn.Sequential(
         *(nn.Conv2d(1, 6, 5, stride, 2 if stride == 2 else 0), act(), pools[0]),
@@ -721,7 +728,7 @@ WRONG = {
     },
     "alexnet.drop": {
         "nn.Dropout": lambda x, p: nn.Dropout(p)(x.detach()),
-        "nn.Dropout2d": lambda x, p: F.dropout2d(x, p),
+        "whole rows": lambda x, p: F.dropout1d(x, p),
         "half the values in order": lambda x, p: (
             x * (torch.arange(x.numel()).view(x.shape) % 10 >= 10 * p) / (1 - p)
         ),
@@ -791,9 +798,8 @@ def test_wrong_answers_are_refused(name):
         assert "return" in said["forgotten return"][1]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_no_verdict_depends_on_a_seed(seed):
-    """`state_of` fixes the seed; here the seed inside is another one, five times."""
+def test_no_verdict_depends_on_a_seed(seed=1):
+    """`state_of` fixes the seed; here the seed inside is another one."""
     for name in JUDGED:
         exercise = EXERCISES[name]
         set_seed = torch.manual_seed

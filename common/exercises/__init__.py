@@ -69,7 +69,7 @@ class Exercise:
     def test(self, answer: Callable) -> None:
         """Raise `NotYet`, or `Untried`, unless the answer does in each case what it should."""
         for case in self.cases():
-            names = names_of(self.facts)[1:] if self.facts else names_of(self.solution)
+            names = names_of(self.facts, 1)[1:] if self.facts else names_of(self.solution, 0)
             where = described(names, case.args)
             found, expected = self.watch(answer, case), self.expected(case)
             try:

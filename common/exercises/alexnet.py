@@ -50,7 +50,7 @@ def drop_in_place(x, p):
 
 def drop_facts(answer, p):
     """What can be said of a dropout without knowing its random numbers."""
-    x = torch.arange(1.0, 90_001).view(200, 450)
+    x = torch.arange(1.0, 30_001).view(100, 300)
     kept, leaf = x.clone(), x.clone().requires_grad_()
     first = torch.as_tensor(answer(x, p))
     second = torch.as_tensor(answer(x.clone(), p))
@@ -69,7 +69,7 @@ def drop_facts(answer, p):
         "two calls drop the same values": bool(torch.equal(dropped, second == 0)),
         "the gradient of a survivor": gradient.max().item(),
         "a value alone becomes 0 or grows": sorted(
-            {float(answer(torch.ones(1, dtype=torch.float64), p)) == 0 for _ in range(200)}
+            {float(answer(torch.ones(1, dtype=torch.float64), p)) == 0 for _ in range(60)}
         ),
     }
 
@@ -240,7 +240,7 @@ Return the network: its output is 256 × 6 × 6, and it has 2,334,080 parameters
             "conv2 is nn.Conv2d(96, 256, 5, padding=2, groups=2); "
             "nn.MaxPool2d(3, 2) follows conv1, conv2 and conv5.",
         ),
-        cases=lambda: (Case((), inputs=((1, 3, 67, 95), (2, 3, 99, 67))),),
+        cases=lambda: (Case((), inputs=((1, 3, 67, 99),)),),
         mistakes=(
             (
                 lambda: halves(groups=(1, 1, 1, 1)),

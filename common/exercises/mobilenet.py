@@ -147,11 +147,11 @@ def recalibrate_by_momentum(net, batches):
     return recalibrate_on_top(net, batches)
 
 
-def statistics_facts(answer, momentum):
+def statistics_facts(answer, momentum, channels):
     """What a recalibration leaves in a small net with stale statistics."""
-    norm = nn.BatchNorm2d(3, momentum=momentum)
+    norm = nn.BatchNorm2d(channels, momentum=momentum)
     norm.running_mean += 5
-    net = nn.Sequential(nn.Conv2d(2, 3, 1), norm, nn.ReLU())
+    net = nn.Sequential(nn.Conv2d(2, channels, 1), norm, nn.ReLU())
     weight = net[0].weight.detach().clone()
     batches = [n + n * torch.randn(4, 2, 3, 5) for n in (1, 2, 4)]
     result = answer(net, batches)
@@ -337,7 +337,7 @@ Return the net, in evaluation mode and with the same weights.""",
         ),
         broken=recalibrate_nothing,
         facts=statistics_facts,
-        cases=lambda: (Case((0.1,)), Case((0.01,))),
+        cases=lambda: (Case((0.1, 3)), Case((0.01, 4))),
         mistakes=(
             (
                 recalibrate_on_top,
