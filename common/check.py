@@ -78,7 +78,11 @@ def check(name: str, answer: Any) -> None:
     """Say whether `answer` solves the exercise `name`, and note it; never raises for an answer."""
     state, message = state_of(exercises.find(name), answer)
     note(name, state)
-    tell(f"{name}: {state}.", message, COLOURS.get(state, "#555"))
+    tell(f"{name}: {state}.", message, colour_of(state))
+
+
+def colour_of(state: str) -> str:
+    return COLOURS.get(state, "#555")
 
 
 def hint(name: str, number: int = 1) -> None:
@@ -106,13 +110,16 @@ def progress(notebook: str) -> None:
         known = tuple({name.split(".")[0]: None for name in exercises.catalogue()})
         raise ValueError(machine.unknown("notebook", notebook, known))
     noted = read_notes()
-    states = [noted.get(name, STATES[0]) for name in names]
-    rows = list(zip((name.split(".")[1] for name in names), states, strict=True))
-    show(
+    show(*table({name.split(".")[1]: noted.get(name, STATES[0]) for name in names}))
+
+
+def table(states: dict[str, str]) -> tuple[str, str]:
+    """Exercises and their states as HTML and as plain text."""
+    rows = list(states.items())
+    return (
         "<table><tr><th>exercise</th><th>state</th></tr>"
         + "".join(
-            f'<tr><td>{escape(name)}</td><td style="color:{COLOURS.get(state, "#555")}">'
-            f"{state}</td></tr>"
+            f'<tr><td>{escape(name)}</td><td style="color:{colour_of(state)}">{state}</td></tr>'
             for name, state in rows
         )
         + "</table>",
@@ -153,8 +160,13 @@ def note(name: str, state: str) -> None:
 
 def tell(heading: str, message: str, colour: str) -> None:
     """A coloured line in a notebook, plain text elsewhere."""
+    show(*both(heading, message, colour))
+
+
+def both(heading: str, message: str, colour: str) -> tuple[str, str]:
+    """The same line as HTML and as plain text."""
     page = f'<span style="color:{colour};font-weight:bold">{escape(heading)}</span>'
-    show(f"{page} {escape(message)}".rstrip(), f"{heading} {message}".strip())
+    return f"{page} {escape(message)}".rstrip(), f"{heading} {message}".strip()
 
 
 def show(page: str, words: str) -> None:

@@ -133,15 +133,15 @@ def unchanged(found: Any, expected: Any) -> bool:
     return not isinstance(expected, list | dict) or found == expected
 
 
-def guarded(answer: Callable) -> Callable:
-    """The answer, but dots in place of a result raise `Untried`, and nothing at all `NotYet`."""
+def guarded(answer: Callable, returns: bool = True) -> Callable:
+    """The answer, but dots for a result raise `Untried`, and, if it `returns`, None `NotYet`."""
 
     @functools.wraps(answer, updated=())
     def call(*args, **kwargs):
         result = answer(*args, **kwargs)
         if result is ...:
             raise Untried
-        if result is None:
+        if result is None and returns:
             raise NotYet(NOTHING)
         return result
 

@@ -1,5 +1,6 @@
 """The checker: states and messages, limits, what is shown, and the reader's progress."""
 
+import contextlib
 import json
 import threading
 import time
@@ -59,7 +60,7 @@ NONSENSE = {
     "a tensor": torch.zeros(3, 3),
     "a class": nn.Linear,
     "a layer": nn.Linear(2, 2),
-    "no arguments": lambda: 1,
+    "no arguments": lambda: -77,
     "returns None": lambda *_, **__: None,
     "returns a number": lambda *_, **__: 5,
     "returns nan": lambda *_, **__: float("nan"),
@@ -79,8 +80,8 @@ NONSENSE = {
 @pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE)
 def test_nonsense_is_never_right_and_never_raises(answer, capsys):
     for name, exercise in JUDGED.items():
-        if name == "resnet.add_up_gradients" or (answer == 5 and exercise.experiment):
-            continue
+        if name == "resnet.add_up_gradients" and not exercise.returns:
+            continue  # some of these do nothing, which is what its faulty code does wrong
         state, message = state_of(exercise, answer)
         assert state == "not yet", name
         assert message
@@ -154,10 +155,8 @@ def spins(*_):
 
 def spins_and_swallows(*_):
     while True:
-        try:
+        with contextlib.suppress(Exception):
             time.sleep(0.01)
-        except Exception:
-            pass
 
 
 @pytest.mark.parametrize("endless", [sleeps, spins, spins_and_swallows])

@@ -35,6 +35,7 @@ class Exercise:
     cases: Callable[[], Iterable[Case]] = lambda: (Case(),)
     mistakes: tuple[tuple[Callable, str], ...] = ()
     facts: Callable | None = None
+    returns: bool = True  # False where an answer need not return anything
     gradient: bool = False
     broken: Callable | None = None
     experiment: Callable[[], float] | None = None
@@ -86,7 +87,9 @@ class Exercise:
     def watch(self, answer: Callable, case: Case) -> Outcome:
         """What an answer does in a case, from the same random numbers each time."""
         torch.manual_seed(0)
-        look = functools.partial(self.facts, guarded(answer)) if self.facts else answer
+        look = answer
+        if self.facts:
+            look = functools.partial(self.facts, guarded(answer, self.returns))
         return run(look, case, self.gradient)
 
     def recognised(self, answer: Callable) -> str:
@@ -100,9 +103,13 @@ class Exercise:
         return ""
 
     def still_broken(self, answer: Callable) -> bool:
-        """Whether an answer to a fault fails in every case just as the faulty code does."""
+        """Whether an answer to a fault does what the faulty code does, or fails as it does."""
         torch.manual_seed(0)
         cases = tuple(self.cases())
+        faults = [self.watch(self.broken, case) for case in cases]
+        if all(agrees(f, f, case) for f, case in zip(faults, cases, strict=True)):
+            pairs = zip(faults, cases, strict=True)
+            return all(agrees(self.watch(answer, case), f, case) for f, case in pairs)
         return all(self.failure(answer, case) == self.failure(self.broken, case) for case in cases)
 
     def failure(self, answer: Callable, case: Case) -> str:

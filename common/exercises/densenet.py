@@ -102,7 +102,7 @@ def without_source(x, weight, entry, growth_rate, source):
     end = entry + source * growth_rate
     kept = torch.ones(x.shape[1], dtype=x.dtype)
     kept[start:end] = 0
-    return conv2d(x * kept[:, None, None], weight)
+    return torch.nn.functional.conv2d(x * kept[:, None, None], weight)
 
 
 def only_the_source(x, weight, entry, growth_rate, source):

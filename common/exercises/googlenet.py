@@ -31,8 +31,9 @@ def widest_square_forgotten(channels, filters, kernel):
 
 
 def naive_inception(x, w1, w3, w5):
-    branches = [conv2d(x, w, padding=w.shape[-1] // 2) for w in (w1, w3, w5)]
-    pooled = max_pool2d(x, 3, stride=1, padding=1)
+    functions = torch.nn.functional
+    branches = [functions.conv2d(x, w, padding=w.shape[-1] // 2) for w in (w1, w3, w5)]
+    pooled = functions.max_pool2d(x, 3, stride=1, padding=1)
     return torch.cat([*branches, pooled], dim=1)
 
 

@@ -136,30 +136,22 @@ def three_steps(step):
 
 
 def shifted_digits(images=4_000, epochs=2, seeds=(0, 1)):
+    mnist = data.load("mnist")
+    _, held_out = data.split(len(mnist.train))
+    batches = data.Batches(mnist, "train", 500, size=32, indices=held_out[:500])
+    x, y = next(iter(batches))
     accuracies = {}
-    for name, build in (("LeNet", LeNet5BN), ("no convolution", flat_net)):
-        for seed in seeds:
-            torch.manual_seed(seed)
-            net = build()
-            mnist = data.load("mnist")
+    for seed in seeds:
+        torch.manual_seed(seed)
+        flat = nn.Sequential(nn.Flatten(), nn.Linear(1024, 59), nn.ReLU(), nn.Linear(59, 10))
+        for name, net in {"LeNet": LeNet5BN(), "no convolution": flat}.items():
             settings = Config(epochs=epochs, lr=1e-3, image_size=32, train_images=images, seed=seed)
             fit(net, mnist, settings, show=False)
-            accuracies[name, seed] = [accuracy_when_moved(net, mnist, n) for n in (0, 2, 4)]
+            for pixels in (0, 2, 4):
+                with torch.no_grad():
+                    answers = net.eval()(x.roll(pixels, dims=-1)).argmax(1)
+                accuracies[name, pixels, seed] = (answers == y).float().mean().item()
     return accuracies
-
-
-def flat_net():
-    """As many parameters as LeNet5BN has, about, and every pixel with weights of its own."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 59), nn.ReLU(), nn.Linear(59, 10))
-
-
-def accuracy_when_moved(net, images, pixels):
-    """The share of 500 validation images that are right after a shift to the right."""
-    _, held_out = data.split(len(images.train))
-    batches = data.Batches(images, "train", 500, size=32, indices=held_out[:500])
-    x, y = next(iter(batches))
-    with torch.no_grad():
-        return (net.eval()(x.roll(pixels, dims=-1)).argmax(1) == y).float().mean().item()
 
 
 EXERCISES = [
