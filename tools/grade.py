@@ -34,9 +34,12 @@ from common.limit import limit
 SECONDS, CELL_SECONDS = 120, 10  # for a submission, and for one of its cells
 MEGABYTES, FILE_MEGABYTES, PROCESSES = 8_000, 64, 64
 SANDBOX = """\
-mount --bind / / && mount -o remount,bind,ro / && mount -t tmpfs -o size={size}m none "$0" &&
-cd "$0" && exec "$@"
+cut -d' ' -f2 /proc/self/mounts | while read -r place; do
+    mount -o remount,bind,ro "$place" 2>/dev/null
+done
+mount -o remount,bind,ro / && mount -t tmpfs -o size={size}m none "$0" && cd "$0" && exec "$@"
 """
+NAMESPACES = "unshare --user --map-root-user --net --mount --pid --fork --kill-child"
 ASKED = re.compile(r"""^\s*check\(\s*["'](\w+\.\w+)["']""", re.MULTILINE)
 Row = tuple[str, str, str, str]  # submission, exercise, state, message
 
@@ -80,7 +83,7 @@ def run_apart(cells: list[str], seconds: float) -> tuple[dict[str, tuple[str, st
         command = [sys.executable, "-m", "tools.grade", "--one"]
         if sandboxed():
             script = SANDBOX.format(size=FILE_MEGABYTES)
-            command = [*sandbox(), "sh", "-c", script, folder, *command]
+            command = [*NAMESPACES.split(), "sh", "-c", script, folder, *command]
         # One thread each, so that a class can be graded beside other work.
         environment = os.environ | {"CNN_RUNS": folder, "OMP_NUM_THREADS": "1"}
         environment |= {"PYTHONPATH": str(machine.HOME), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -106,26 +109,13 @@ def kill(child: subprocess.Popen) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def sandbox() -> list[str]:
-    return [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--net",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--kill-child",
-    ]
-
-
 @functools.cache
 def sandboxed() -> bool:
     """Whether this machine lets us make namespaces."""
     if not shutil.which("unshare"):
         return False
     with tempfile.TemporaryDirectory() as folder:
-        command = [*sandbox(), "sh", "-c", SANDBOX.format(size=1), folder, "true"]
+        command = [*NAMESPACES.split(), "sh", "-c", SANDBOX.format(size=1), folder, "true"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
