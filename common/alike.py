@@ -37,7 +37,7 @@ class Case:
 # ------------------------------------------------------------------------------------ values
 
 
-def same(found: Any, expected: Any, where: str, case: Case = Case()) -> None:
+def must_be_same(found: Any, expected: Any, where: str, case: Case = Case()) -> None:
     """Raise `NotYet` unless two results agree; a number may be of any kind, a row of any type."""
     try:
         if isinstance(expected, nn.Module):
@@ -46,17 +46,19 @@ def same(found: Any, expected: Any, where: str, case: Case = Case()) -> None:
             same_tensor(found, expected, where)
         elif isinstance(expected, dict):
             for key, value in expected.items():
-                same(found[key], value, f"{where}, {key}" if where else key, case)
+                must_be_same(found[key], value, f"{where}, {key}" if where else key, case)
         elif isinstance(expected, tuple | list):
             row = as_row(found)
             if row is None or len(row) != len(expected):
                 raise NotYet(f"{where}: expected {len(expected)} values, got {brief(found)}.")
             if all(isinstance(e, numbers.Number) for e in expected):  # tell the whole row
                 for mine, right in zip(row, expected, strict=True):
-                    same(mine, right, f"{where}: expected {list(expected)}, got {row}; here", case)
+                    must_be_same(
+                        mine, right, f"{where}: expected {list(expected)}, got {row}; here", case
+                    )
             else:
                 for i, (mine, right) in enumerate(zip(row, expected, strict=True)):
-                    same(mine, right, f"{where}, number {i}", case)
+                    must_be_same(mine, right, f"{where}, number {i}", case)
         elif isinstance(expected, bool):
             if bool(found) is not expected:
                 raise NotYet(f"{where}: expected {expected}, got {brief(found)}.")

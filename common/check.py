@@ -110,10 +110,10 @@ def progress(notebook: str) -> None:
         known = tuple({name.split(".")[0]: None for name in exercises.catalogue()})
         raise ValueError(machine.unknown("notebook", notebook, known))
     noted = read_notes()
-    show(*table({name.split(".")[1]: noted.get(name, STATES[0]) for name in names}))
+    show_both(*progress_table({name.split(".")[1]: noted.get(name, STATES[0]) for name in names}))
 
 
-def table(states: dict[str, str]) -> tuple[str, str]:
+def progress_table(states: dict[str, str]) -> tuple[str, str]:
     """Exercises and their states as HTML and as plain text."""
     rows = list(states.items())
     return (
@@ -160,7 +160,7 @@ def note(name: str, state: str) -> None:
 
 def tell(heading: str, message: str, colour: str) -> None:
     """A coloured line in a notebook, plain text elsewhere."""
-    show(*both(heading, message, colour))
+    show_both(*both(heading, message, colour))
 
 
 def both(heading: str, message: str, colour: str) -> tuple[str, str]:
@@ -169,7 +169,7 @@ def both(heading: str, message: str, colour: str) -> tuple[str, str]:
     return f"{page} {escape(message)}".rstrip(), f"{heading} {message}".strip()
 
 
-def show(page: str, words: str) -> None:
+def show_both(page: str, words: str) -> None:
     """HTML in a notebook, words elsewhere."""
     if not machine.in_notebook():
         print(words)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.alike import ADVICE, Case, NotYet, close, or_zero, same, weighted
+from common.alike import ADVICE, Case, NotYet, close, must_be_same, or_zero, weighted
 from common.limit import SECONDS, TooSlow, limit
 from common.wording import names_of, told
 
@@ -51,7 +51,7 @@ def run(function: Callable, case: Case, gradient: bool = False) -> Outcome:
 def gradients_of(function: Callable, case: Case) -> list[torch.Tensor | None] | None:
     """The gradient of one fixed weighted sum of the result, for each floating argument."""
     args = copy.deepcopy(case.args)
-    floats = [leaf for leaf in tensors_in(args, buffers=False) if leaf.is_floating_point()]
+    floats = [leaf for leaf in all_tensors(args, buffers=False) if leaf.is_floating_point()]
     leaves = [leaf.requires_grad_() for leaf in floats]
     try:
         with limit(SECONDS):
@@ -62,14 +62,14 @@ def gradients_of(function: Callable, case: Case) -> list[torch.Tensor | None] | 
     return [leaf.grad for leaf in leaves]
 
 
-def tensors_in(value: Any, buffers: bool = True) -> list[torch.Tensor]:
+def all_tensors(value: Any, buffers: bool = True) -> list[torch.Tensor]:
     """The tensors of nested tuples, lists and modules, in order; a module's with its statistics."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, nn.Module):
         return [*value.parameters(), *(value.buffers() if buffers else ())]
     if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in tensors_in(item, buffers)]
+        return [tensor for item in value for tensor in all_tensors(item, buffers)]
     return []
 
 
@@ -88,7 +88,7 @@ def must_agree(
         raise Untried
     if found.value is None and expected.value is not None:
         raise NotYet(NOTHING)
-    same(found.value, expected.value, where, case)
+    must_be_same(found.value, expected.value, where, case)
     for name, mine, right in zip(
         names_of(answer, len(case.args)), found.args, expected.args, strict=False
     ):
@@ -122,7 +122,7 @@ def agrees(found: Outcome, other: Outcome, case: Case) -> bool:
 
 def unchanged(found: Any, expected: Any) -> bool:
     """Whether an argument looks after the call as it does after the solution's."""
-    mine, right = tensors_in(found), tensors_in(expected)
+    mine, right = all_tensors(found), all_tensors(expected)
     if len(mine) != len(right):
         return False
     if mine:

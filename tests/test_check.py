@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common import alike, check, limit, machine
-from common.alike import NotYet, same
+from common.alike import NotYet, must_be_same
 from common.check import state_of
 from common.exercises import catalogue, find
 
@@ -253,7 +253,7 @@ def test_an_unknown_exercise_gets_the_nearest(ask):
 )
 def test_a_mismatch_is_named(found, expected, message):
     with pytest.raises(NotYet, match=message):
-        same(found, expected, "here")
+        must_be_same(found, expected, "here")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_mismatch_is_named(found, expected, message):
     ],
 )
 def test_what_is_equal(found, expected):
-    same(found, expected, "")
+    must_be_same(found, expected, "")
 
 
 # ------------------------------------------------------------------------------------- progress

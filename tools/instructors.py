@@ -1,4 +1,4 @@
-"""The parts of docs/instructors.md that are written from the course: `python -m tools.instructors`."""
+"""Writes the parts of docs/instructors.md that come from the course itself."""
 
 import re
 

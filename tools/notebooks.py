@@ -145,7 +145,7 @@ def new_cell(id: str, names: list[str]) -> NotebookNode:
 def untried(id: str, names: list[str]) -> list[NotebookNode]:
     """What a cell shows when its exercise, or all of them, have not been tried yet."""
     if id == "progress":
-        page, text = check.table({name.split(".")[1]: check.STATES[0] for name in names})
+        page, text = check.progress_table({name.split(".")[1]: check.STATES[0] for name in names})
     else:
         name = id[4:].replace("--", ".")
         exercise = catalogue()[name]

@@ -113,12 +113,6 @@ def without_the_next(x, weight, entry, growth_rate, source):
     return without_source(x, weight, entry, growth_rate, source + 1)
 
 
-def without_equal_parts(x, weight, entry, growth_rate, source):
-    kept = torch.ones(x.shape[1], dtype=x.dtype)
-    kept[source * growth_rate : (source + 1) * growth_rate] = 0
-    return conv2d(x * kept[:, None, None], weight)
-
-
 def without_it_or_later(x, weight, entry, growth_rate, source):
     for later in range(source, (x.shape[1] - entry) // growth_rate + 1):
         x = x.clone()
@@ -328,7 +322,6 @@ Return what the convolution gives when all maps of `source` are 0, a tensor (N, 
         mistakes=(
             (only_the_source, "You keep the source and silence the rest."),
             (without_the_next, "You silence the next source: source 0 is the block's input."),
-            (without_equal_parts, "The first source has `entry` maps, not `growth_rate`."),
             (without_it_or_later, "You silence all later sources too."),
             (silence_in_place, "You change `x` itself; work on a clone."),
             (
