@@ -503,7 +503,7 @@ def small() -> NotebookNode:
             id="model-a",
         ),
         new_code_cell(f"{zoo.MARK}\nVARIANTS = [A]", id="model-variants"),
-        new_markdown_cell("A word is a word.\n" * 300, id="text"),
+        new_markdown_cell("A word is a word.\n" * 250, id="text"),
     ]
     for name, exercise in catalogue().items():
         if name.startswith("lenet."):
