@@ -1,156 +1,179 @@
-"""Exercises: `check` an answer, ask for a `hint`, see the `solution`.
+"""Exercises: `check` an answer, ask for a `hint`, see the `solution` and your `progress`.
 
-An answer is in one of three states: *not tried yet*, *not yet* (with the mismatch named), *right*.
-`check` never raises, whatever the answer does.
+An answer is in one of four states: *not tried yet*, *not yet* (with the mismatch named), *right*,
+or *open*, where only you can judge it. `check` never raises, whatever the answer does.
 """
 
-import functools
-import importlib
-import pkgutil
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import json
+import os
+import tempfile
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common import exercises, machine
-from common.machine import unknown
+from common.alike import NotYet
+from common.exercises import Exercise
+from common.outcome import Untried
 
-
-class NotYet(Exception):
-    """What an exercise's test raises on a wrong answer, with the mismatch in words."""
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """One exercise, whole: what the student reads, what tests the answer, and answers to test with.
-
-    `test(answer)` raises `NotYet` on a wrong answer. `skeleton` defines the object called `answer`,
-    whose untried form returns `...`. `solution` and each of `wrong` are source code that defines
-    the same object. `lines` is the budget: how many lines the solution's body may take.
-    """
-
-    name: str
-    statement: str
-    skeleton: str
-    answer: str
-    lines: int
-    test: Callable[[Any], None]
-    hints: tuple[str, ...]
-    solution: str
-    wrong: tuple[str, ...]
-
-
-@functools.cache
-def catalogue() -> dict[str, Exercise]:
-    """Every exercise by "notebook.name", such as "lenet.output_size"."""
-    found = {}
-    for module_info in pkgutil.iter_modules(exercises.__path__):
-        module = importlib.import_module(f"{exercises.__name__}.{module_info.name}")
-        found |= {f"{module_info.name}.{e.name}": e for e in module.EXERCISES}
-    return found
-
-
-def find(name: str) -> Exercise:
-    """The exercise called `name`. Raises ValueError for an unknown one."""
-    if name not in catalogue():
-        raise ValueError(unknown("exercise", name, tuple(catalogue())))
-    return catalogue()[name]
+STATES = ("not tried yet", "not yet", "open", "right")
+COLOURS = {"right": "#009E73", "not yet": "#D55E00", "open": "#0072B2"}
 
 
 def state_of(exercise: Exercise, answer: Any) -> tuple[str, str]:
-    """("not tried yet" | "not yet" | "right", what to tell the student)."""
+    """(one of STATES, what to tell the student); the caller's random numbers go on as before."""
     if answer is ... or answer is None:
         return "not tried yet", budget(exercise)
-    try:
-        exercise.test(Untried.guard(answer))
-    except Untried:
-        return "not tried yet", budget(exercise)
-    except NotYet as mismatch:
-        return "not yet", str(mismatch)
-    except (Exception, SystemExit) as error:
-        told = "".join(traceback.format_exception_only(error)).strip()
-        return "not yet", f"Your code raised {told}"
-    return "right", ""
+    if not callable(answer):
+        return "not yet", f"Give check the function itself: check(..., {exercise.name})."
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        try:
+            torch.manual_seed(0)
+            return verdict(exercise, answer)
+        except Untried:
+            return "not tried yet", budget(exercise)
+        except NotYet as mismatch:
+            return "not yet", str(mismatch)
+
+
+def verdict(exercise: Exercise, answer: Any) -> tuple[str, str]:
+    """The state of a callable answer. Raises `NotYet` and `Untried`."""
+    if exercise.rubric:
+        if returns_dots(answer):
+            raise Untried
+        return "open", " ".join(["Judge your work yourself.", *exercise.rubric])
+    if exercise.broken and exercise.still_broken(answer):
+        return "not tried yet", "This still does what the faulty code does."
+    exercise.test(answer)
+    return "right", exercise.because
+
+
+def returns_dots(answer: Any) -> bool:
+    """Whether a function is a skeleton: it does nothing but return its dots."""
+    code = getattr(answer, "__code__", None)
+    dots = (lambda: ...).__code__
+    return code is not None and code.co_names == () and len(code.co_code) == len(dots.co_code) and (
+        Ellipsis in code.co_consts
+    )  # fmt: skip
 
 
 def budget(exercise: Exercise) -> str:
-    """How many lines an answer needs, as a sentence."""
-    few = "1 line is" if exercise.lines == 1 else f"{exercise.lines} lines are"
-    return f"Replace the dots; {few} enough."
+    """How to begin, and how many lines an answer needs, as advice."""
+    if exercise.experiment:
+        return "Replace the dots by your prediction; the check then runs the experiment."
+    if exercise.rubric:
+        return f"Replace the dots by your experiment. {' '.join(exercise.rubric)}"
+    return f"Replace the dots; {enough(exercise)}"
 
 
-class Untried(Exception):
-    """Raised while a test runs an answer that still returns its dots."""
-
-    @staticmethod
-    def guard(answer: Any) -> Any:
-        """A function that raises `Untried` when the answer, a function, returns `...`."""
-        if not callable(answer) or isinstance(answer, (type, torch.nn.Module)):
-            return answer
-
-        @functools.wraps(answer)
-        def guarded(*args, **kwargs):
-            result = answer(*args, **kwargs)
-            if result is ...:
-                raise Untried
-            return result
-
-        return guarded
+def enough(exercise: Exercise) -> str:
+    """The length of the solution: "3 lines are enough."."""
+    return "1 line is enough." if exercise.lines == 1 else f"{exercise.lines} lines are enough."
 
 
 def check(name: str, answer: Any) -> None:
-    """Say whether `answer` solves the exercise `name`; never raises for a wrong answer."""
-    state, message = state_of(find(name), answer)
-    tell(
-        f"{name}: {state}.", message, {"right": "#009E73", "not yet": "#D55E00"}.get(state, "#555")
-    )
+    """Say whether `answer` solves the exercise `name`, and note it; never raises for an answer."""
+    state, message = state_of(exercises.find(name), answer)
+    note(name, state)
+    tell(f"{name}: {state}.", message, colour_of(state))
+
+
+def colour_of(state: str) -> str:
+    return COLOURS.get(state, "#555")
 
 
 def hint(name: str, number: int = 1) -> None:
     """Show hint `number`, counted from 1; later hints give away more."""
-    hints = find(name).hints
+    hints = exercises.find(name).hints
     number = min(max(number, 1), len(hints))
     tell(f"Hint {number} of {len(hints)}.", hints[number - 1], "#0072B2")
 
 
 def solution(name: str) -> None:
     """Print one solution."""
-    print(find(name).solution)
+    print(exercises.find(name).source)
+
+
+# -------------------------------------------------------------------------------------- progress
+
+
+def progress(notebook: str) -> None:
+    """Show the state of each exercise of a notebook, such as "lenet".
+
+    Raises ValueError for a notebook without exercises.
+    """
+    names = [name for name in exercises.catalogue() if name.split(".")[0] == notebook]
+    if not names:
+        known = tuple({name.split(".")[0]: None for name in exercises.catalogue()})
+        raise ValueError(machine.unknown("notebook", notebook, known))
+    noted = read_notes()
+    show_both(*progress_table({name.split(".")[1]: noted.get(name, STATES[0]) for name in names}))
+
+
+def progress_table(states: dict[str, str]) -> tuple[str, str]:
+    """Exercises and their states as HTML and as plain text."""
+    rows = list(states.items())
+    return (
+        "<table><tr><th>exercise</th><th>state</th></tr>"
+        + "".join(
+            f'<tr><td>{escape(name)}</td><td style="color:{colour_of(state)}">{state}</td></tr>'
+            for name, state in rows
+        )
+        + "</table>",
+        "\n".join(f"{name:24}{state}" for name, state in rows),
+    )
+
+
+def notes_file() -> Path:
+    return machine.runs_folder() / "progress.json"
+
+
+def read_notes() -> dict[str, str]:
+    """The best state so far of each exercise; a file that is missing or damaged holds nothing."""
+    try:
+        noted = json.loads(notes_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    noted = noted if isinstance(noted, dict) else {}
+    return {
+        name: state for name, state in noted.items() if isinstance(state, str) and state in STATES
+    }
+
+
+def note(name: str, state: str) -> None:
+    """Write down an exercise's state, if it is better than before; whole, or not at all."""
+    noted = read_notes()
+    if STATES.index(state) <= STATES.index(noted.get(name, STATES[0])):
+        return
+    with contextlib.suppress(OSError):  # a place that cannot be written to is no reason to fail
+        folder = notes_file().parent
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
+            json.dump(noted | {name: state}, file, indent=1)
+        os.replace(file.name, notes_file())
+
+
+# --------------------------------------------------------------------------------------- showing
 
 
 def tell(heading: str, message: str, colour: str) -> None:
     """A coloured line in a notebook, plain text elsewhere."""
-    text = f"{heading} {message}".strip()
-    if not machine.in_notebook():
-        print(text)
-        return
-    from html import escape
+    show_both(*both(heading, message, colour))
 
+
+def both(heading: str, message: str, colour: str) -> tuple[str, str]:
+    """The same line as HTML and as plain text."""
+    page = f'<span style="color:{colour};font-weight:bold">{escape(heading)}</span>'
+    return f"{page} {escape(message)}".rstrip(), f"{heading} {message}".strip()
+
+
+def show_both(page: str, words: str) -> None:
+    """HTML in a notebook, words elsewhere."""
+    if not machine.in_notebook():
+        print(words)
+        return
     from IPython.display import display
 
-    html = (
-        f'<span style="color:{colour};font-weight:bold">{escape(heading)}</span> {escape(message)}'
-    )
-    display({"text/html": html, "text/plain": text}, raw=True)
-
-
-def expect_equal(found: Any, expected: Any, where: str) -> None:
-    """Raise `NotYet` unless two numbers, shapes or tensors agree (floats to 1e-5)."""
-    if isinstance(expected, torch.Tensor):
-        if not isinstance(found, torch.Tensor):
-            raise NotYet(f"{where}: expected a tensor, got {type(found).__name__}.")
-        if found.shape != expected.shape:
-            raise NotYet(
-                f"{where}: expected shape {tuple(expected.shape)}, got {tuple(found.shape)}."
-            )
-        if not torch.allclose(found.float(), expected.float(), atol=1e-5):
-            gap = (found.float() - expected.float()).abs().max().item()
-            raise NotYet(f"{where}: the shape is right, the values differ by up to {gap:.3g}.")
-    elif isinstance(expected, float):
-        most = 1e-5 * max(1, abs(expected))
-        if not isinstance(found, (int, float)) or not abs(found - expected) <= most:  # NaN too
-            raise NotYet(f"{where}: expected {expected:.6g}, got {found}.")
-    elif found != expected:
-        raise NotYet(f"{where}: expected {expected}, got {found}.")
+    display({"text/html": page, "text/plain": words}, raw=True)

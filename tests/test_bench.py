@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
+from common.arithmetic import matrix_rate
 
 from common import data, machine, probe, records, zoo
 from common.__main__ import main
-from common.arithmetic import matrix_rate
 from tools import bench, classroom, figures, scaling
 
 KEYS = {

@@ -15,6 +15,16 @@ from tools import bench, scaling
 MARKS = "<!-- {}: written by `make figures` -->\n", "<!-- end of {} -->"
 TEXTS = {"README.md": "board", "results/README.md": "results", "docs/scaling.md": "scaling"}
 
+# Blocks drawn beside the chains: network, block, input of the block, title.
+BLOCKS = {
+    "nin": ("block1", (1, 1, 224, 224), "NiN's mlpconv"),
+    "googlenet": ("inception3a", (1, 192, 28, 28), "GoogLeNet's Inception 3a"),
+    "resnet18": ("stage2.0", (1, 64, 56, 56), "ResNet's block with a projection"),
+    "resnet34": ("stage1.0", (1, 64, 56, 56), "ResNet's block"),
+    "mobilenet": ("block1", (1, 32, 112, 112), "MobileNet's block"),
+    "densenet_cifar": ("block1", (1, 24, 32, 32), "DenseNet's first block"),
+}
+
 
 def everything() -> dict[str, str]:
     """Every picture of figures/ by name, as SVG text."""
@@ -22,6 +32,9 @@ def everything() -> dict[str, str]:
         name: look.svg(zoo.build_on_meta(name), (1, *zoo.variant(name).input_shape), name)
         for name in zoo.names()
     }
+    for name, (block, shape, title) in BLOCKS.items():
+        module = zoo.build_on_meta(name).get_submodule(block)
+        drawings[f"block_{name}"] = look.block_svg(module, shape, title)
     drawings["timeline"] = timeline()
     board = compare.leaderboard(records.read_all(yours=False)[0])
     if len(board):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from common import machine
-from common.check import Exercise, catalogue
+from common import check, machine
+from common.exercises import Exercise, catalogue
 from common.machine import unknown
 from common.zoo import NOTEBOOKS
 
@@ -70,8 +71,13 @@ def paths(names: list[str] | None = None) -> list[Path]:
 def statement_cell(name: str, exercise: Exercise) -> str:
     """The markdown of an exercise."""
     title = exercise.name.replace("_", " ").capitalize()
-    lines = f"{exercise.lines} line{'s' * (exercise.lines > 1)}"
-    return f"### Exercise: {title}\n\n{exercise.statement.strip()}\n\nAt most {lines}."
+    advice = []
+    if exercise.gradient:
+        advice.append("The gradient must be able to flow back: no numpy, `.item()` or `detach`.")
+    if not (exercise.experiment or exercise.broken or exercise.rubric):
+        advice.append(check.enough(exercise))
+    parts = [f"### Exercise: {title}", exercise.statement.strip(), "\n".join(advice)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def answer_cell(name: str, code: str, answer: str) -> str:
@@ -82,7 +88,11 @@ def answer_cell(name: str, code: str, answer: str) -> str:
 
 
 def sync(notebook: NotebookNode) -> None:
-    """Rewrite the setup cell and the exercises' cells in place from their one definition."""
+    """Rewrite the setup cell and the exercises' cells in place from their one definition.
+
+    Cells of new exercises come in, those of old ones go, and the table of progress stands last.
+    """
+    lay_out(notebook)
     for cell in notebook.cells:
         if cell.id == "setup":
             cell.source = setup_cell()
@@ -96,12 +106,63 @@ def sync(notebook: NotebookNode) -> None:
             )
 
 
+def lay_out(notebook: NotebookNode) -> None:
+    """Give a notebook with a summary the cells of its exercises, in place and in their order.
+
+    A new cell has the output that its first run would give, and all code cells are counted anew.
+    """
+    ids = [cell.id for cell in notebook.cells]
+    of = next((id[4:].split("--")[0] for id in ids if id.startswith("ask-")), None)
+    names = [name for name in catalogue() if name.split(".")[0] == of]
+    wanted = [f"{kind}-{n.replace('.', '--')}" for n in names for kind in ("ask", "try")]
+    wanted.append("progress")
+    if "summary" not in ids or [id for id in ids if is_exercise(id)] == wanted:
+        return
+    new = [new_cell(id, names) for id in wanted]
+    rest = [cell for cell in notebook.cells if not is_exercise(cell.id)]
+    end = [cell.id for cell in rest].index("summary")
+    notebook.cells = [*rest[:end], *new, *rest[end:]]
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    for count, cell in enumerate(code, 1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.get("execution_count") is not None:
+                output.execution_count = count
+
+
+def is_exercise(id: str) -> bool:
+    return id == "progress" or id.startswith(("ask-", "try-"))
+
+
+def new_cell(id: str, names: list[str]) -> NotebookNode:
+    """A cell of an exercise, still without its source, or the table of progress."""
+    if id.startswith("ask-"):
+        return new_markdown_cell(id=id)
+    of = names[0].split(".")[0]
+    source = f'from common.check import progress\n\nprogress("{of}")' if id == "progress" else ""
+    return new_code_cell(source, id=id, outputs=untried(id, names))
+
+
+def untried(id: str, names: list[str]) -> list[NotebookNode]:
+    """What a cell shows when its exercise, or all of them, have not been tried yet."""
+    if id == "progress":
+        page, text = check.progress_table({name.split(".")[1]: check.STATES[0] for name in names})
+    else:
+        name = id[4:].replace("--", ".")
+        exercise = catalogue()[name]
+        defined = dict(vars(sys.modules[exercise.solution.__module__]))
+        exec(exercise.skeleton, defined)
+        state, message = check.state_of(exercise, defined[exercise.name])
+        page, text = check.both(f"{name}: {state}.", message, check.colour_of(state))
+    return [new_output("display_data", {"text/html": page, "text/plain": text})]
+
+
 def solve(notebook: NotebookNode) -> None:
     """Fill in the solution of every exercise, in place."""
     for cell in notebook.cells:
         if cell.id.startswith("try-"):
             name = cell.id[4:].replace("--", ".")
-            cell.source = answer_cell(name, catalogue()[name].solution, catalogue()[name].answer)
+            cell.source = answer_cell(name, catalogue()[name].source, catalogue()[name].answer)
 
 
 # -------------------------------------------------------------------------------- running

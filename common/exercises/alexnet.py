@@ -2,217 +2,349 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d, max_pool2d
 
-from common.check import Exercise, NotYet, expect_equal
-
-
-def test_grouped_params(answer) -> None:
-    for channels, filters, kernel, groups in ((96, 256, 5, 2), (384, 384, 3, 2), (3, 96, 11, 1), (8, 8, 3, 8)):  # fmt: skip
-        layer = nn.Conv2d(channels, filters, kernel, groups=groups)
-        expected = sum(p.numel() for p in layer.parameters())
-        where = f"{channels} channels, {filters} filters of {kernel} x {kernel}, {groups} group{'s' * (groups > 1)}"
-        expect_equal(answer(channels, filters, kernel, groups), expected, where)
+from common import data
+from common.alike import Case
+from common.config import Config
+from common.exercises import Exercise
+from common.train import fit
+from common.zoo.alexnet import AlexNet
 
 
-def test_overlapping_pool(answer) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for size, window, stride in ((7, 3, 2), (8, 3, 2), (6, 2, 2), (5, 3, 1)):
-        image = torch.randn(size, size, generator=generator)
-        expected = nn.functional.max_pool2d(image[None, None], window, stride)[0, 0]
-        where = f"a {size} x {size} image, windows of {window}, {stride} apart"
-        expect_equal(answer(image, window, stride), expected, where)
+def overlapping_pool(image, window, stride):
+    rows = range(0, image.shape[0] - window + 1, stride)
+    columns = range(0, image.shape[1] - window + 1, stride)
+    values = [image[i : i + window, j : j + window].max() for i in rows for j in columns]
+    return torch.stack(values).view(len(rows), len(columns))
 
 
-def test_drop(answer) -> None:
-    x = torch.arange(1.0, 40_001).view(200, 200)
-    kept = x.clone()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for p in (0.5, 0.2):
-            found = answer(x, p)
-            if not isinstance(found, torch.Tensor):
-                raise NotYet(f"Return a tensor, not {type(found).__name__}.")
-            expect_equal(tuple(found.shape), tuple(x.shape), "the shape of the result")
-            if not torch.equal(x, kept):
-                raise NotYet("The input itself was changed: work on a copy.")
-            dropped = found == 0
-            share = dropped.float().mean().item()
-            if abs(share - p) > 0.02:
-                raise NotYet(f"With p={p}, {share:.1%} of the values became 0.")
-            survivors = found[~dropped] / x[~dropped]
-            if not torch.allclose(survivors, torch.tensor(1 / (1 - p)), atol=1e-4):
-                raise NotYet(f"With p={p}, a survivor should be multiplied by {1 / (1 - p):.3g}, not by {survivors.mean().item():.3g}.")  # fmt: skip
-            if torch.equal(answer(x, p), found):
-                raise NotYet("Two calls dropped the same values: draw anew each time.")
-            if dropped.all(0).any() or dropped.all(1).any():
-                raise NotYet("Whole rows or columns became 0: decide for each value by itself.")
+def pool_from_zero(image, window, stride):
+    return overlapping_pool(image, window, stride).clamp(min=0)
 
 
-def test_two_gpus(answer) -> None:
-    net = answer()
-    if not isinstance(net, nn.Module):
-        raise NotYet(f"Return a network (an nn.Module), not {type(net).__name__}.")
-    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    expect_equal(tuple(net(x).shape), (1, 256, 6, 6), "the output for one image of 3 x 224 x 224")
-    expect_equal(sum(p.numel() for p in net.parameters()), 2_334_080, "the number of parameters")
-    if any(p.grad is None for p in used(net, x)):
-        raise NotYet("Some weights get no gradient: is every layer used?")
-    if net(x).min() < 0:
-        raise NotYet("The output has negative values: a ReLU follows each convolution.")
+def pool_past_the_edge(image, window, stride):
+    rows, columns = (range(0, size, stride) for size in image.shape)
+    values = [image[i : i + window, j : j + window].max() for i in rows for j in columns]
+    return torch.stack(values).view(len(rows), len(columns))
 
 
-def used(net: nn.Module, x: torch.Tensor) -> list[nn.Parameter]:
-    """The net's parameters, after a backward pass from its output for x."""
-    net(x).sum().backward()
-    return list(net.parameters())
+def drop(x, p):
+    keep = torch.rand_like(x) >= p
+    return x * keep / (1 - p)
+
+
+def drop_the_same(x, p):
+    torch.manual_seed(0)
+    return drop(x, p)
+
+
+def drop_whole_rows(x, p):
+    return x * (torch.rand(len(x), 1) >= p) / (1 - p)
+
+
+def drop_in_place(x, p):
+    x.mul_(torch.rand_like(x) >= p).div_(1 - p)
+    return x
+
+
+def drop_facts(answer, p):
+    """What can be said of a dropout without knowing its random numbers."""
+    x = torch.arange(1.0, 30_001).view(100, 300)
+    kept, leaf = x.clone(), x.clone().requires_grad_()
+    first = torch.as_tensor(answer(x, p))
+    second = torch.as_tensor(answer(x.clone(), p))
+    dropped = first.detach() == 0
+    through = torch.as_tensor(answer(leaf, p))
+    if through.requires_grad:
+        through.sum().backward()
+    survivors = first[~dropped] / kept[~dropped]
+    gradient = torch.zeros(1) if leaf.grad is None else leaf.grad
+    return {
+        "the shape of the result": tuple(first.shape),
+        "the input itself stays as it was": bool(torch.equal(x, kept)),
+        "the share of values that became 0": dropped.float().mean().item(),
+        "the factor of a survivor": [survivors.min().item(), survivors.max().item()],
+        "whole rows or columns that are 0": int(dropped.all(0).sum() + dropped.all(1).sum()),
+        "two calls drop the same values": bool(torch.equal(dropped, second == 0)),
+        "the gradient of a survivor": gradient.max().item(),
+        "a value alone becomes 0 or grows": sorted(
+            {float(answer(torch.ones(1, dtype=torch.float64), p)) == 0 for _ in range(60)}
+        ),
+    }
+
+
+def two_gpus():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 96, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+    )
+
+
+def halves(stem_padding=2, groups=(2, 1, 2, 2), pool=nn.MaxPool2d, window=3, act=nn.ReLU):
+    """The same net with one thing changed, for the mistakes one makes."""
+    net = two_gpus()
+    net[0].padding = (stem_padding, stem_padding)
+    for i, n in zip((3, 6, 8, 10), groups, strict=True):
+        old = net[i]
+        sizes = (old.in_channels, old.out_channels, old.kernel_size)
+        net[i] = nn.Conv2d(*sizes, padding=old.padding, groups=n)
+    for i in (2, 5, 12):
+        net[i] = pool(window, 2)
+    for i in (1, 4, 7, 9, 11):
+        net[i] = act()
+    return net
+
+
+def without_last_relu():
+    net = halves()
+    net[11] = nn.Identity()
+    return net
+
+
+def fewer_in_fc1():
+    return 6.25
+
+
+def parameters_of_fc1():
+    with torch.device("meta"):
+        large, small = (AlexNet(image_size=pixels).fc1.weight.numel() for pixels in (224, 112))
+    return large / small
+
+
+def prepare(images, mean, std):
+    return (images.float() / 255 - mean) / std
+
+
+def prepare_exploding(images, mean, std):
+    return (images.float() - mean) / std
+
+
+def prepare_in_bytes(images, mean, std):
+    return (images / 255 - mean).byte() / std
+
+
+def first_kernel(images=2_000, epochs=3, seeds=(0, 1)):
+    fashion = data.load("fashion_mnist")
+    accuracies = {}
+    for stem in ((11, 4, 1), (5, 2, 2), (3, 2, 1)):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            net = AlexNet(image_size=64, width=0.125, stem=stem)
+            settings = Config(epochs=epochs, lr=1e-3, image_size=64, train_images=images, seed=seed)
+            history = fit(net, fashion, settings, show=False)
+            accuracies[stem, seed] = history.frame().val_accuracy.iloc[-1]
+    return accuracies
 
 
 EXERCISES = [
     Exercise(
-        name="grouped_params",
+        solution=overlapping_pool,
         statement="""\
-On two GPUs, the paper's conv2 has 256 filters, but each looks at 48 of the 96 maps only.
-In a convolution with `groups`, every filter sees `channels / groups` input channels; it still has one bias.
-How many numbers does it learn?""",
-        skeleton="""\
-def grouped_params(channels, filters, kernel, groups):
-    return ...""",
-        answer="grouped_params",
-        lines=1,
-        test=test_grouped_params,
-        hints=(
-            "Begin with one filter: over how many channels does it lie?",
-            "One filter has channels // groups * kernel * kernel weights and one bias; groups do not change how many filters there are.",
-        ),
-        solution="""\
-def grouped_params(channels, filters, kernel, groups):
-    return filters * (channels // groups * kernel * kernel + 1)""",
-        wrong=(
-            "def grouped_params(channels, filters, kernel, groups):\n    return filters * (channels * kernel * kernel + 1)",
-            "def grouped_params(channels, filters, kernel, groups):\n    return filters * (channels * kernel * kernel + 1) // groups",
-            "def grouped_params(channels, filters, kernel, groups):\n    return filters * (channels / groups * kernel * kernel)",
-        ),
-    ),
-    Exercise(
-        name="overlapping_pool",
-        statement="""\
-Compute a max pooling by hand, with windows of `window` pixels that lie `stride` apart.
+Compute a max pooling by hand, with windows of `window` × `window` pixels that lie `stride` apart.
 AlexNet's windows are 3 pixels wide and 2 apart, so neighbours share pixels.
-`image` is a square tensor; return a square tensor, and leave out windows that do not fit.""",
-        skeleton="""\
-def overlapping_pool(image, window, stride):
-    return ...""",
-        answer="overlapping_pool",
-        lines=5,
-        test=test_overlapping_pool,
+`image` is a tensor (H, W), not always square; return a tensor with one value a window.
+Leave out windows that do not fit.""",
         hints=(
             "Where do the windows begin? range() takes a start, a stop and a step.",
-            "They begin at range(0, len(image) - window + 1, stride); the value of one is image[i : i + window, j : j + window].max().",
+            "They begin at range(0, H - window + 1, stride), and so for W; the value of one is "
+            "image[i : i + window, j : j + window].max().",
         ),
-        solution="""\
-def overlapping_pool(image, window, stride):
-    starts = range(0, len(image) - window + 1, stride)
-    values = [image[i : i + window, j : j + window].max() for i in starts for j in starts]
-    return torch.stack(values).view(len(starts), len(starts))""",
-        wrong=(
-            """\
-def overlapping_pool(image, window, stride):
-    starts = range(0, len(image) - window + 1, window)
-    values = [image[i : i + window, j : j + window].max() for i in starts for j in starts]
-    return torch.stack(values).view(len(starts), len(starts))""",
-            """\
-def overlapping_pool(image, window, stride):
-    starts = range(0, len(image), stride)
-    values = [image[i : i + window, j : j + window].max() for i in starts for j in starts]
-    return torch.stack(values).view(len(starts), len(starts))""",
-            """\
-def overlapping_pool(image, window, stride):
-    starts = range(0, len(image) - window + 1, stride)
-    values = [image[i : i + window, j : j + window].mean() for i in starts for j in starts]
-    return torch.stack(values).view(len(starts), len(starts))""",
+        cases=lambda: (
+            Case((torch.randn(7, 10), 3, 2)),
+            Case((torch.randn(8, 5) - 5, 3, 2)),
+            Case((torch.randn(6, 9, dtype=torch.float64), 2, 2)),
+            Case((torch.randn(5, 6) - 1, 3, 1)),
+            Case((torch.randn(9, 7), 2, 3)),
+        ),
+        gradient=True,
+        mistakes=(
+            (
+                lambda image, window, stride: overlapping_pool(image, window, window),
+                "Your windows lie side by side: they begin `stride` apart, not `window`.",
+            ),
+            (
+                lambda image, window, stride: overlapping_pool(image, window, 1),
+                "Your windows begin at every pixel; they lie `stride` apart.",
+            ),
+            (
+                pool_from_zero,
+                "Your maximum begins at 0, but maps can be negative everywhere.",
+            ),
+            (
+                pool_past_the_edge,
+                "Your last windows reach past the edge; leave out those that do not fit.",
+            ),
+            (
+                lambda image, window, stride: avg_pool2d(image[None, None], window, stride)[0, 0],
+                "You took the mean of a window, not its largest value.",
+            ),
+            (
+                lambda image, window, stride: -max_pool2d(-image[None, None], window, stride)[0, 0],
+                "You took the smallest value of a window.",
+            ),
         ),
     ),
     Exercise(
-        name="drop",
+        solution=drop,
         statement="""\
 Write dropout as it is in training.
-Each value of `x` becomes 0 with probability `p`, by itself and anew in each call.
-The others are enlarged so that the mean stays the same; then nothing has to be changed at test time.
+Each value of the tensor `x` becomes 0 with probability `p`, by itself and anew in each call.
+The others are enlarged so that the mean stays the same; then nothing has to be changed at test \
+time.
+Return a new tensor, and leave `x` as it is.
 Use `torch.rand_like`, not `nn.Dropout`.""",
-        skeleton="""\
-def drop(x, p):
-    return ...""",
-        answer="drop",
-        lines=2,
-        test=test_drop,
         hints=(
-            "torch.rand_like(x) gives a number from 0 to 1 for each value; which share of them is at least p?",
+            "torch.rand_like(x) gives a number from 0 to 1 for each value. "
+            "Which share of them is at least p?",
             "A share of 1 - p survives, so survivors are divided by 1 - p.",
         ),
-        solution="""\
-def drop(x, p):
-    keep = torch.rand_like(x) >= p
-    return x * keep / (1 - p)""",
-        wrong=(
-            "def drop(x, p):\n    return x * (torch.rand_like(x) >= p)",
-            "def drop(x, p):\n    return x * (torch.rand_like(x) < p) / p",
-            "def drop(x, p):\n    return x * (torch.rand(len(x), 1) >= p) / (1 - p)",
-            "def drop(x, p):\n    torch.manual_seed(0)\n    return x * (torch.rand_like(x) >= p) / (1 - p)",
+        facts=drop_facts,
+        cases=lambda: (Case((0.5,), tolerance=0.02), Case((0.2,), tolerance=0.02)),
+        mistakes=(
+            (
+                lambda x, p: x * (torch.rand_like(x) >= p),
+                "The survivors are not enlarged, so the mean falls: divide by 1 - p.",
+            ),
+            (
+                lambda x, p: x * (torch.rand_like(x) < p) / p,
+                "You keep with probability p and drop the rest; p is the share that goes.",
+            ),
+            (
+                lambda x, p: x * (torch.rand_like(x) >= p) / p,
+                "You divide by p; a share of 1 - p survives.",
+            ),
+            (drop_whole_rows, "Whole rows go together; each value must be decided by itself."),
+            (drop_the_same, "You set the seed, so that each call drops the same values."),
+            (drop_in_place, "You change `x` itself; work on a copy."),
+            (
+                lambda x, p: drop(x.detach(), p),
+                "The gradient is cut: detach and .data do not let it pass.",
+            ),
         ),
     ),
     Exercise(
-        name="two_gpus",
+        solution=two_gpus,
         statement="""\
-Build the convolutional part of the paper's net as it ran on two GPUs: for colour images of 224 x 224 pixels, everything up to and with pool3, in `alexnet_paper`'s sizes.
+Build the convolutional part of the paper's net as it ran on two GPUs: for colour images of \
+224 × 224 pixels, everything up to and with pool3, in `alexnet_paper`'s sizes.
 conv2, conv4 and conv5 have two groups; conv1 and conv3 see all maps.
-Its output is 256 x 6 x 6, it has 2,334,080 parameters, and a ReLU follows each convolution.""",
-        skeleton="""\
-def two_gpus():
-    return ...""",
-        answer="two_gpus",
-        lines=10,
-        test=test_two_gpus,
+A ReLU follows each convolution, and the poolings are the paper's.
+Return the network: its output is 256 × 6 × 6, and it has 2,334,080 parameters.""",
         hints=(
-            "nn.Conv2d has an argument groups. The stem is nn.Conv2d(3, 96, 11, stride=4, padding=2).",
-            "conv2 is nn.Conv2d(96, 256, 5, padding=2, groups=2); nn.MaxPool2d(3, 2) follows conv1, conv2 and conv5.",
+            "nn.Conv2d has an argument groups. "
+            "The stem is nn.Conv2d(3, 96, 11, stride=4, padding=2).",
+            "conv2 is nn.Conv2d(96, 256, 5, padding=2, groups=2); "
+            "nn.MaxPool2d(3, 2) follows conv1, conv2 and conv5.",
         ),
-        solution="""\
-def two_gpus():
-    return nn.Sequential(
-        *(nn.Conv2d(3, 96, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU()),
-        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-    )""",
-        wrong=(
-            """\
-def two_gpus():
-    return nn.Sequential(
-        *(nn.Conv2d(3, 96, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
-    )""",
-            """\
-def two_gpus():
-    return nn.Sequential(
-        *(nn.Conv2d(3, 96, 11, stride=4, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU()),
-        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-    )""",
-            """\
-def two_gpus():
-    return nn.Sequential(
-        *(nn.Conv2d(3, 96, 11, stride=4, padding=2), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.MaxPool2d(3, 2)),
-        nn.Conv2d(256, 384, 3, padding=1),
-        nn.Conv2d(384, 384, 3, padding=1, groups=2),
-        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.MaxPool2d(3, 2)),
-    )""",
+        cases=lambda: (Case((), inputs=((1, 3, 67, 99),)),),
+        mistakes=(
+            (
+                lambda: halves(groups=(1, 1, 1, 1)),
+                "There are no groups: conv2, conv4 and conv5 have two.",
+            ),
+            (
+                lambda: halves(groups=(2, 2, 2, 2)),
+                "conv3 has groups too; it is the layer where the two GPUs exchange all maps.",
+            ),
+            (
+                lambda: halves(stem_padding=1),
+                "The stem has padding 1, as in report A; here it is 2.",
+            ),
+            (
+                lambda: halves(pool=nn.AvgPool2d),
+                "The poolings average; AlexNet's take the maximum.",
+            ),
+            (lambda: halves(window=2), "Your poolings do not overlap; their windows are 3 wide."),
+            (lambda: halves(act=nn.Identity), "There are no ReLUs."),
+            (without_last_relu, "The last convolution has no ReLU."),
+            (lambda: halves(act=nn.Sigmoid), "The activations are sigmoids, not ReLUs."),
+        ),
+    ),
+    Exercise(
+        solution=fewer_in_fc1,
+        statement="""\
+**Predict before you run.**
+`AlexNet` for images of 112 × 112 pixels in place of 224 × 224: by what factor are there fewer \
+weights in `fc1`?
+Return a number such as 2 for half as many; the check then builds both nets.""",
+        hints=(
+            "Follow the sizes: the stem steps by 4, and three poolings halve what is left.",
+            "224 pixels end as 5 × 5 places, and 112 as 2 × 2, because each layer rounds down.",
+        ),
+        experiment=parameters_of_fc1,
+        cases=lambda: (Case(tolerance=0.3),),
+        because="224 pixels end as 5 × 5 places and 112 as 2 × 2: each layer rounds down, and "
+        "small images lose most by it.",
+        mistakes=(
+            (lambda: 4, "A quarter of the pixels would be a factor of 4; but each layer rounds."),
+            (lambda: 2, "Height and width both shrink."),
+            (lambda: 1, "A convolution's weights do not depend on the image, but fc1's do."),
+        ),
+    ),
+    Exercise(
+        solution=prepare,
+        statement="""\
+**Find the fault.**
+The first loss of an untrained AlexNet is not 2.3 but far above it, and after a few steps it is nan.
+With a learning rate a thousand times smaller it falls, slowly.
+The images are prepared by the function below; mend it.
+`images` are bytes (N, C, H, W); `mean` and `std` belong to brightness from 0 to 1.
+Return floats with mean 0 and spread 1 where the images have this mean and std.""",
+        hints=(
+            "Print x.mean() and x.std() of what goes into the net. What should they be?",
+            "A byte goes up to 255, and the mean was computed for numbers up to 1.",
+        ),
+        broken=prepare_exploding,
+        cases=lambda: (
+            Case((torch.randint(256, (2, 1, 5, 4)).byte(), 0.286, 0.353)),
+            Case((torch.randint(256, (3, 3, 4, 7)).byte(), *torch.rand(2, 3, 1, 1))),
+        ),
+        mistakes=(
+            (
+                lambda images, mean, std: images.float() / 255,
+                "The images are scaled, but not normalised: mean and std are not used.",
+            ),
+            (
+                lambda images, mean, std: (images.float() - mean) / std / 255,
+                "You divide by 255 at the end; the mean must be subtracted on the same scale.",
+            ),
+            (
+                lambda images, mean, std: images.float() / 255 - mean / std,
+                "Brackets are missing: only the mean is divided by std.",
+            ),
+            (
+                lambda images, mean, std: (images.float() / 255 - mean) * std,
+                "You multiply by std; dividing brings the spread to 1.",
+            ),
+            (
+                lambda images, mean, std: (images.float() / 255 - std) / mean,
+                "Mean and std have changed places.",
+            ),
+            (prepare_in_bytes, "A byte has no sign and no fractions: stay with floats."),
+        ),
+    ),
+    Exercise(
+        solution=first_kernel,
+        statement="""\
+**An open question.**
+Does the first kernel have to be 11 pixels wide?
+Train `AlexNet` with three stems, (kernel, stride, padding), on few images, and compare.
+Write the experiment as a function and run it; the check shows what to judge it by.""",
+        hints=(
+            "AlexNet(image_size=64, width=0.125, stem=(5, 2, 2)) is small enough for a laptop.",
+            "A stem with a smaller stride leaves more places: the work differs, not only the "
+            "kernel. Which comparison is fair?",
+        ),
+        rubric=(
+            "Did you write down a prediction first?",
+            "Do you give the mult-adds of each net beside its accuracy (probe.mult_adds)?",
+            "Is only one thing changed at a time, kernel or stride?",
+            "Is there more than one seed, and is the difference larger than theirs?",
+            "Did you leave the test images alone?",
         ),
     ),
 ]

@@ -1,157 +1,354 @@
 """Exercises of 00_data."""
 
+import itertools
+
 import torch
 
-from common.check import Exercise, NotYet, expect_equal
+from common.alike import Case
+from common.exercises import Exercise
 
 
-def images(*shape: int) -> torch.Tensor:
-    """Random uint8 images, the same every time."""
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).byte()
+def class_counts(labels, classes):
+    return torch.bincount(labels, minlength=classes)
 
 
-def test_normalise(answer) -> None:
-    x = images(7, 3, 5, 4)
+def normalise(x):
+    x = x.float()
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    std = x.std(dim=(0, 2, 3), keepdim=True, correction=0)
+    return (x - mean) / std
+
+
+def normalise_over(dim):
+    """Normalised over other dimensions, for the mistakes one makes."""
+
+    def normalised(x):
+        x = x.float()
+        return (x - x.mean(dim=dim, keepdim=True)) / x.std(dim=dim, keepdim=True, correction=0)
+
+    return normalised
+
+
+def divided_by_variance(x):
+    x = x.float()
+    return (x - x.mean(dim=(0, 2, 3), keepdim=True)) / x.var(dim=(0, 2, 3), keepdim=True)
+
+
+def normal_enough(answer, x):
+    """The normalised images, to two digits: n or n - 1 in the spread is no matter here."""
     kept = x.clone()
-    found = answer(x)
-    scaled = x.float() / 255
-    mean = scaled.mean(dim=(0, 2, 3), keepdim=True)
-    std = scaled.std(dim=(0, 2, 3), keepdim=True, correction=0)
-    if not isinstance(found, torch.Tensor) or not found.is_floating_point():
-        raise NotYet(f"Return a float tensor, not {getattr(found, 'dtype', type(found).__name__)}.")
-    expect_equal(tuple(found.shape), tuple(x.shape), "the shape of the result")
-    if not torch.equal(x, kept):
-        raise NotYet("The images themselves were changed: work on a copy.")
-    gaps = found.mean(dim=(0, 2, 3)), found.std(dim=(0, 2, 3), correction=0)
-    if gaps[0].abs().max() > 1e-3:
-        raise NotYet(f"The means by channel should be 0, they are {[round(v, 3) for v in gaps[0].tolist()]}.")  # fmt: skip
-    if not torch.allclose(found, (scaled - mean) / std, atol=2e-2):
-        raise NotYet(f"The spreads by channel should be 1, they are {[round(v, 3) for v in gaps[1].tolist()]}.")  # fmt: skip
+    result = torch.as_tensor(answer(x))
+    mean = result.double().mean(dim=(0, 2, 3)) if result.dim() == 4 else torch.zeros(())
+    return {
+        "the shape": tuple(result.shape),
+        "floats": result.is_floating_point(),
+        "the means by channel": mean.tolist(),
+        "the pixels": result.double().flatten()[:: max(1, result.numel() // 30)].tolist(),
+        "the images themselves stay as they were": torch.equal(x, kept),
+    }
 
 
-def test_flip(answer) -> None:
-    x = images(2, 3, 4, 6)
-    expect_equal(answer(x), x.flip(-1), "two colour images of 4 x 6 pixels, mirrored left to right")
+def flip(x):
+    return x.flip(-1)
 
 
-def test_class_counts(answer) -> None:
-    for labels, classes in (([0, 2, 2, 1, 2], 3), ([1, 1], 4)):
-        expected = [labels.count(c) for c in range(classes)]
-        found = answer(torch.tensor(labels), classes)
-        found = found.tolist() if isinstance(found, torch.Tensor) else list(found)
-        expect_equal(found, expected, f"labels {labels} among {classes} classes")
+def split(n, share):
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    cut = round(n * share)
+    return order[cut:], order[:cut]
 
 
-def test_split(answer) -> None:
-    train, val = answer(100, 0.3)
-    train, val = sorted(torch.as_tensor(train).tolist()), sorted(torch.as_tensor(val).tolist())
-    expect_equal(len(val), 30, "the validation indices of 100 images with a share of 0.3")
-    if set(train) & set(val):
-        raise NotYet(f"{len(set(train) & set(val))} images are in both parts.")
-    expect_equal(sorted(train + val), list(range(100)), "both parts together")
-    again = sorted(torch.as_tensor(answer(100, 0.3)[1]).tolist())
-    if again != val:
-        raise NotYet("A second call gave another split: fix the seed.")
-    if val in (list(range(30)), list(range(70, 100))):
-        raise NotYet("These are simply the first or the last images: shuffle before you cut.")
+def split_in_order(n, share):
+    cut = round(n * share)
+    return torch.arange(cut, n), torch.arange(cut)
+
+
+def split_every_so_often(n, share):
+    val = torch.linspace(0, n - 1, round(n * share)).long()
+    train = torch.tensor([i for i in range(n) if i not in set(val.tolist())])
+    return train, val
+
+
+def split_anew_each_time(n, share):
+    order = torch.randperm(n)
+    return order[round(n * share) :], order[: round(n * share)]
+
+
+def split_with_repeats(n, share):
+    generator = torch.Generator().manual_seed(0)
+    cut = round(n * share)
+    draws = torch.randint(0, n, (n,), generator=generator)
+    return draws[cut:], draws[:cut]
+
+
+def split_of_two_orders(n, share):
+    cut = round(n * share)
+    one, two = (torch.randperm(n, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    return one[cut:], two[:cut]
+
+
+def split_facts(answer, n, share):
+    """What can be said of a split without knowing its random numbers."""
+    train, val = (torch.as_tensor(part).flatten().tolist() for part in answer(n, share))
+    again = torch.as_tensor(answer(n, share)[1]).flatten().tolist()
+    chosen = sorted(val)
+    gaps = {b - a for a, b in itertools.pairwise(chosen)}
+    return {
+        "indices in both parts": len(set(train) & set(val)),
+        "validation indices": len(val),
+        "different indices in all": len(set(train) | set(val)),
+        "indices in all": len(train) + len(val),
+        "the smallest and the largest index": [min(train + val), max(train + val)],
+        "a second call gives the same": sorted(again) == chosen,
+        "one block of neighbours": gaps == {1},
+        "the choice looks random": len(gaps) > 5,
+    }
+
+
+def accuracy_of_the_commonest():
+    return 90
+
+
+def measure_the_commonest():
+    labels = torch.tensor([0] * 900 + [1] * 50 + [2] * 50)
+    answers = torch.full_like(labels, labels.bincount().argmax().item())
+    return 100 * (answers == labels).float().mean().item()
+
+
+def seen_before(train, test):
+    known = {image.numpy().tobytes() for image in train}
+    return [i for i, image in enumerate(test) if image.numpy().tobytes() in known]
+
+
+def seen_before_by_mean(train, test):
+    known = train.float().mean(dim=(1, 2, 3))
+    return [i for i, image in enumerate(test) if image.float().mean() in known]
+
+
+def seen_at_the_same_place(train, test):
+    return [i for i in range(min(len(train), len(test))) if torch.equal(train[i], test[i])]
+
+
+def seen_in_training_order(train, test):
+    return seen_before(test, train)
+
+
+def how_many_seen(train, test):
+    return len(seen_before(train, test))
+
+
+def never_seen(train, test):
+    seen = seen_before(train, test)
+    return [i for i in range(len(test)) if i not in seen]
+
+
+def which_were_seen(train, test):
+    return [i in seen_before(train, test) for i in range(len(test))]
+
+
+def leaky_sets(n, m, leaks):
+    """Training images, and test images of which `leaks` (test, train) are copies; same means."""
+    images = torch.randint(0, 256, (n + m, 1, 4, 3), dtype=torch.uint8)
+    train, test = images[:n].clone(), images[n:].clone()
+    for i, j in leaks:
+        test[i] = train[j]
+    free = next(i for i in range(m) if i not in dict(leaks))
+    test[free] = train[0].flip(-1)  # the same values in another order
+    return train, test
 
 
 EXERCISES = [
     Exercise(
-        name="normalise",
-        statement="""\
-`x` holds uint8 images (N, C, H, W).
-Return floats whose mean is 0 and whose standard deviation is 1 in every channel, over all images and pixels of `x`.""",
-        skeleton="""\
-def normalise(x):
-    return ...""",
-        answer="normalise",
-        lines=4,
-        test=test_normalise,
-        hints=(
-            "Turn bytes into floats first. Which dimensions do you average over to keep one value a channel?",
-            "x.float().mean(dim=(0, 2, 3), keepdim=True) has the shape (1, C, 1, 1) and broadcasts.",
-        ),
-        solution="""\
-def normalise(x):
-    x = x.float()
-    mean = x.mean(dim=(0, 2, 3), keepdim=True)
-    std = x.std(dim=(0, 2, 3), keepdim=True)
-    return (x - mean) / std""",
-        wrong=(
-            "def normalise(x):\n    return x.float() / 255",
-            "def normalise(x):\n    x = x.float()\n    return x - x.mean(dim=(0, 2, 3), keepdim=True)",
-            "def normalise(x):\n    x = x.float()\n    return (x - x.mean()) / x.std()",
-        ),
-    ),
-    Exercise(
-        name="flip",
-        statement="""\
-Mirror a batch of images (N, C, H, W) left to right.
-It is the cheapest augmentation there is.
-Ask yourself for which of the three sets it would do harm.""",
-        skeleton="""\
-def flip(x):
-    return ...""",
-        answer="flip",
-        lines=1,
-        test=test_flip,
-        hints=("Which of the four dimensions runs from left to right?", "Look up Tensor.flip."),
-        solution="def flip(x):\n    return x.flip(-1)",
-        wrong=(
-            "def flip(x):\n    return x.flip(-2)",
-            "def flip(x):\n    return x.transpose(-1, -2)",
-        ),
-    ),
-    Exercise(
-        name="class_counts",
+        solution=class_counts,
         statement="""\
 Count how many images each class has.
 `labels` is an int64 tensor (N,), and there are `classes` classes.
-A class without images counts 0.""",
-        skeleton="""\
-def class_counts(labels, classes):
-    return ...""",
-        answer="class_counts",
-        lines=1,
-        test=test_class_counts,
+A class without images counts 0.
+Return a row of `classes` whole numbers, as a list or a tensor.""",
         hints=(
             "One line of plain Python over range(classes) will do.",
             "torch.bincount counts; its argument minlength keeps the empty classes.",
         ),
-        solution="""\
-def class_counts(labels, classes):
-    return torch.bincount(labels, minlength=classes)""",
-        wrong=(
-            "def class_counts(labels, classes):\n    return torch.bincount(labels)",
-            "def class_counts(labels, classes):\n    return labels.unique(return_counts=True)[1]",
+        cases=lambda: (
+            Case((torch.tensor([0, 2, 2, 1, 2]), 3)),
+            Case((torch.tensor([1, 1]), 4)),
+            Case((torch.tensor([3, 0, 3, 3, 0, 5, 5]), 7)),
+        ),
+        mistakes=(
+            (
+                lambda labels, classes: torch.bincount(labels),
+                "The classes at the end that have no images are missing.",
+            ),
+            (
+                lambda labels, classes: labels.unique(return_counts=True)[1],
+                "Classes without images are left out; they count 0.",
+            ),
+            (
+                lambda labels, classes: class_counts(labels, classes) / len(labels),
+                "Those are shares; counts were asked for.",
+            ),
+            (
+                lambda labels, classes: [(labels == c).sum() for c in range(1, classes + 1)],
+                "The classes begin with 0, not with 1.",
+            ),
+            (
+                lambda labels, classes: [int((labels == c).any()) for c in range(classes)],
+                "You say whether a class occurs, not how often.",
+            ),
         ),
     ),
     Exercise(
-        name="split",
+        solution=normalise,
         statement="""\
-Split the indices 0 to n - 1 at random into (training, validation).
-`share` of them go to validation.
+`x` holds uint8 images (N, C, H, W).
+Return floats of the same shape whose mean is 0 and whose standard deviation is 1 in every \
+channel, over all images and pixels of `x`.""",
+        hints=(
+            "Turn bytes into floats first. "
+            "Which dimensions do you average over to keep one value a channel?",
+            "x.float().mean(dim=(0, 2, 3), keepdim=True) has the shape (1, C, 1, 1) and "
+            "broadcasts.",
+        ),
+        facts=normal_enough,
+        cases=lambda: (
+            Case((torch.randint(0, 256, (7, 3, 5, 4)).byte(),), tolerance=0.02),
+            Case((torch.randint(90, 256, (5, 1, 9, 6)).byte(),), tolerance=0.02),
+            Case(
+                ((torch.rand(6, 4, 3, 7) * torch.tensor([9, 50, 100, 255])[:, None, None]).byte(),),
+                tolerance=0.02,
+            ),
+        ),
+        mistakes=(
+            (
+                lambda x: x.float() / 255,
+                "The bytes are scaled to 0 to 1, but not normalised.",
+            ),
+            (
+                lambda x: x.float() - x.float().mean(dim=(0, 2, 3), keepdim=True),
+                "The mean is right; the spread is not divided away.",
+            ),
+            (
+                normalise_over((0, 1, 2, 3)),
+                "One mean for all channels; each channel has its own.",
+            ),
+            (
+                normalise_over((2, 3)),
+                "Each image is normalised by itself; average over the images too.",
+            ),
+            (
+                normalise_over((0,)),
+                "Each pixel is normalised by itself; average over the places too.",
+            ),
+            (divided_by_variance, "You divide by the variance; it is the standard deviation."),
+            (
+                lambda x: (x.float() / 255 - 0.5) / 0.5,
+                "0.5 is no property of these images: take their own mean and spread.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=flip,
+        statement="""\
+Mirror a batch of images (N, C, H, W) left to right, and return them as a new tensor.
+It is the cheapest augmentation there is.
+Ask yourself for which of the sets it would do harm.""",
+        hints=("Which of the four dimensions runs from left to right?", "Look up Tensor.flip."),
+        cases=lambda: (
+            Case((torch.rand(2, 3, 4, 6),)),
+            Case((torch.randint(0, 256, (3, 1, 5, 7)).byte(),)),
+            Case((torch.rand(1, 2, 6, 3, dtype=torch.float64),)),
+        ),
+        mistakes=(
+            (lambda x: x.flip(-2), "You turned the images upside down."),
+            (lambda x: x.transpose(-1, -2), "You exchanged rows and columns."),
+            (lambda x: x.flip(-1, -2), "You turned the images by half a turn."),
+            (lambda x: x.flip(0), "You reversed the order of the images."),
+            (lambda x: x.flip(1), "You reversed the channels."),
+            (lambda x: x.roll(1, -1), "You moved the images; mirror them."),
+        ),
+    ),
+    Exercise(
+        solution=split,
+        statement="""\
+Split the indices 0 to n - 1 at random.
+Return two rows of indices, (training, validation), as tensors or lists.
+round(n · share) of them go to validation.
 Nothing may be in both parts, nothing may be lost, and the same call gives the same split.""",
-        skeleton="""\
-def split(n, share):
-    return ...""",
-        answer="split",
-        lines=3,
-        test=test_split,
         hints=(
             "Shuffle once, then cut the shuffled list in two.",
             "torch.randperm(n, generator=torch.Generator().manual_seed(0)) is the same every time.",
         ),
-        solution="""\
-def split(n, share):
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    cut = round(n * share)
-    return order[cut:], order[:cut]""",
-        wrong=(
-            "def split(n, share):\n    cut = round(n * share)\n    return torch.arange(cut, n), torch.arange(cut)",
-            "def split(n, share):\n    order = torch.randperm(n)\n    return order[round(n * share) :], order[: round(n * share)]",
-            "def split(n, share):\n    g = torch.Generator().manual_seed(0)\n    cut = round(n * share)\n    return torch.randint(0, n, (n - cut,), generator=g), torch.randint(0, n, (cut,), generator=g)",
+        facts=split_facts,
+        cases=lambda: (Case((500, 0.3)), Case((301, 0.25))),
+        mistakes=(
+            (split_in_order, "These are simply the first images: shuffle before you cut."),
+            (split_every_so_often, "Every so-many-th image is no random choice."),
+            (split_anew_each_time, "A second call gives another split: fix a generator's seed."),
+            (split_with_repeats, "Some indices are drawn twice and others never: use randperm."),
+            (split_of_two_orders, "Each part is cut from an order of its own, so they overlap."),
+            (lambda n, share: split(n, share)[::-1], "Training and validation are exchanged."),
+            (
+                lambda n, share: tuple(part + 1 for part in split(n, share)),
+                "Indices begin with 0.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=accuracy_of_the_commonest,
+        statement="""\
+**Predict before you run.**
+Of 1,000 test images, 900 show class 0, and 50 each show classes 1 and 2.
+A net has died and gives every image the same answer, the commonest class.
+What is its accuracy, in per cent, and how much has it learned?
+Return the first as a number; the check then counts.""",
+        hints=(
+            "How many of its 1,000 answers are right?",
+            "Compare with what guessing among three classes would give, and with a balanced set.",
+        ),
+        experiment=measure_the_commonest,
+        cases=lambda: (Case(tolerance=1),),
+        because="Nine of ten answers are right, and nothing has been learned. Compare an accuracy "
+        "with the share of the commonest class before you are glad of it.",
+        mistakes=(
+            (lambda: 33.3, "That would be right if the three classes were equally common."),
+            (lambda: 0, "One answer for all is right whenever that class comes."),
+            (lambda: 5, "That is the share of each rare class; the commonest one counts."),
+        ),
+    ),
+    Exercise(
+        solution=seen_before,
+        statement="""\
+**Find the fault.**
+A net is right on more of the test images than any paper reports: too good to be true.
+Somebody has put test images among the training images.
+`train` and `test` are uint8 tensors (N, C, H, W).
+Return the indices of the test images that are in `train` too, to the last pixel, in rising \
+order.""",
+        hints=(
+            "Comparing each with each is slow; a Python set finds bytes at once.",
+            "image.numpy().tobytes() can be put into a set.",
+        ),
+        cases=lambda: (
+            Case(leaky_sets(30, 9, ((2, 7), (5, 29)))),
+            Case(leaky_sets(6, 20, ((0, 5), (11, 3), (19, 3), (4, 4)))),
+            Case(leaky_sets(5, 4, ())),
+        ),
+        mistakes=(
+            (
+                seen_before_by_mean,
+                "Equal brightness is not an equal image: compare all pixels.",
+            ),
+            (
+                seen_at_the_same_place,
+                "A copy may lie anywhere among the training images.",
+            ),
+            (
+                seen_in_training_order,
+                "Those are the places in `train`; the places in `test` were asked for.",
+            ),
+            (how_many_seen, "That is how many there are; their indices were asked for."),
+            (never_seen, "Those are the images that are not in `train`."),
+            (which_were_seen, "Those are trues and falses; return the indices."),
         ),
     ),
 ]

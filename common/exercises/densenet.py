@@ -4,203 +4,396 @@ import itertools
 
 import torch
 from torch import nn
+from torch.nn.functional import conv2d
 
-from common.check import Exercise, expect_equal
-
-
-def test_pile_sizes(answer) -> None:
-    cases = (
-        ((24, 12, (6, 12, 24, 16)), [96, 192, 384, 384]),
-        ((64, 32, (6, 12, 24, 16)), [256, 512, 1024, 1024]),
-        ((10, 3, (5,)), [25]),
-        ((8, 5, (1, 2)), [13, 16]),
-    )
-    for (channels, growth_rate, blocks), expected in cases:
-        where = f"channels={channels}, growth_rate={growth_rate}, blocks={blocks}"
-        expect_equal(list(answer(channels, growth_rate, blocks)), expected, where)
+from common import data
+from common.alike import Case
+from common.config import Config
+from common.exercises import Exercise
+from common.train import fit
+from common.zoo.densenet import DenseNet
 
 
-def test_layer_params(answer) -> None:
-    for channels, growth_rate in ((24, 12), (256, 32), (7, 1)):
-        squeezed = 4 * growth_rate
-        layer = nn.Sequential(
-            nn.BatchNorm2d(channels),
-            nn.Conv2d(channels, squeezed, 1, bias=False),
-            nn.BatchNorm2d(squeezed),
-            nn.Conv2d(squeezed, growth_rate, 3, bias=False),
-        )
-        expected = sum(p.numel() for p in layer.parameters())
-        expect_equal(answer(channels, growth_rate), expected, f"{channels} channels, growth rate {growth_rate}")  # fmt: skip
-
-
-def test_grow(answer) -> None:
-    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    layers = [
-        lambda pile: pile[:, :2] * 2,
-        lambda pile: pile.sum(1, keepdim=True),
-        lambda pile: pile[:, -3:] + 1,
-    ]
-    expected = x
-    for layer in layers:
-        expected = torch.cat([expected, layer(expected)], dim=1)
-    expect_equal(answer(x, []), x, "a block without layers")
-    expect_equal(answer(x, layers[:1]), expected[:, :5], "a block of one layer")
-    expect_equal(answer(x, layers), expected, "a block of three layers")
-
-
-def test_share_by_source(answer) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for entry, growth_rate, layers in ((4, 2, 3), (3, 5, 1), (6, 4, 0)):
-        weight = torch.randn(8, entry + layers * growth_rate, 1, 1, generator=generator)
-        edges = [0, *range(entry, entry + layers * growth_rate + 1, growth_rate)]
-        expected = [weight[:, a:b].abs().mean().item() for a, b in itertools.pairwise(edges)]
-        found = torch.as_tensor(answer(weight, entry, growth_rate)).float()
-        where = f"{entry} maps of the block's input and {layers} layers of {growth_rate} maps"
-        expect_equal(found, torch.tensor(expected), where)
-
-
-EXERCISES = [
-    Exercise(
-        name="pile_sizes",
-        statement="""\
-How many maps has the pile at the end of each dense block?
-`channels` maps enter the first block; `blocks` holds the number of layers in each block, such as (6, 12, 24, 16).
-Between two blocks a transition halves the number of maps, rounding down.
-Return a list.""",
-        skeleton="""\
-def pile_sizes(channels, growth_rate, blocks):
-    return ...""",
-        answer="pile_sizes",
-        lines=6,
-        test=test_pile_sizes,
-        hints=(
-            "Every layer adds growth_rate maps and takes none away.",
-            "Go through the blocks in a loop: add layers * growth_rate, note the sum, then halve it.",
-        ),
-        solution="""\
 def pile_sizes(channels, growth_rate, blocks):
     sizes = []
     for layers in blocks:
         channels += layers * growth_rate
         sizes.append(channels)
         channels //= 2
-    return sizes""",
-        wrong=(
-            """\
-def pile_sizes(channels, growth_rate, blocks):
+    return sizes
+
+
+def piles_with(after, channels, growth_rate, blocks):
+    """The sizes, with another rule for what a transition leaves of a pile."""
     sizes = []
     for layers in blocks:
         channels += layers * growth_rate
         sizes.append(channels)
-    return sizes""",
-            """\
-def pile_sizes(channels, growth_rate, blocks):
+        channels = after(channels)
+    return sizes
+
+
+def sizes_after_the_transition(channels, growth_rate, blocks):
     sizes = []
     for layers in blocks:
         channels = (channels + layers * growth_rate) // 2
         sizes.append(channels)
-    return sizes""",
+    return sizes
+
+
+def round_half(pile):
+    return round(pile / 2)
+
+
+def one_layer_less(channels, growth_rate, blocks):
+    return pile_sizes(channels, growth_rate, [layers - 1 for layers in blocks])
+
+
+def grow(x, layers):
+    for layer in layers:
+        x = torch.cat([x, layer(x)], dim=1)
+    return x
+
+
+def grow_side_by_side(x, layers):
+    return torch.cat([x, *(layer(x) for layer in layers)], dim=1)
+
+
+def grow_at_the_front(x, layers):
+    for layer in layers:
+        x = torch.cat([layer(x), x], dim=1)
+    return x
+
+
+def grow_without_a_pile(x, layers):
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def grow_by_the_newest(x, layers):
+    pile = [x]
+    for layer in layers:
+        pile.append(layer(pile[-1]))
+    return torch.cat(pile, dim=1)
+
+
+def grow_without_input(x, layers):
+    return grow(x, layers)[:, x.shape[1] :]
+
+
+def grow_detached(x, layers):
+    for layer in layers:
+        x = torch.cat([x, layer(x.detach())], dim=1)
+    return x
+
+
+def three_layers():
+    """Dense layers that are no modules: each reads any pile and returns 2, 1 and 3 maps."""
+    return [
+        lambda pile: pile[:, :2] * 2,
+        lambda pile: pile.sum(1, keepdim=True),
+        lambda pile: pile[:, -3:].sin(),
+    ]
+
+
+def without_source(x, weight, entry, growth_rate, source):
+    start = 0 if source == 0 else entry + (source - 1) * growth_rate
+    end = entry + source * growth_rate
+    kept = torch.ones(x.shape[1], dtype=x.dtype)
+    kept[start:end] = 0
+    return torch.nn.functional.conv2d(x * kept[:, None, None], weight)
+
+
+def only_the_source(x, weight, entry, growth_rate, source):
+    return conv2d(x, weight) - without_source(x, weight, entry, growth_rate, source)
+
+
+def without_the_next(x, weight, entry, growth_rate, source):
+    return without_source(x, weight, entry, growth_rate, source + 1)
+
+
+def without_it_or_later(x, weight, entry, growth_rate, source):
+    for later in range(source, (x.shape[1] - entry) // growth_rate + 1):
+        x = x.clone()
+        start = 0 if later == 0 else entry + (later - 1) * growth_rate
+        x[:, start : entry + later * growth_rate] = 0
+    return conv2d(x, weight)
+
+
+def silence_in_place(x, weight, entry, growth_rate, source):
+    start = 0 if source == 0 else entry + (source - 1) * growth_rate
+    x[:, start : entry + source * growth_rate] = 0
+    return conv2d(x, weight)
+
+
+def piles_written():
+    return 8.4
+
+
+def measure_piles():
+    pile, written = torch.zeros(1, 24, 4, 4), 0
+    for _layer in range(16):
+        written += pile.numel()  # normalised and stored anew for this layer to read
+        pile = torch.cat([pile, torch.zeros(1, 12, 4, 4)], dim=1)
+    return written / pile.numel()
+
+
+def split_pairs(n, share):
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    cut = round(n * share)
+    val, train = order[:cut], order[cut:]
+    return torch.cat([train, train + n]), torch.cat([val, val + n])
+
+
+def split_pairs_leaking(n, share):
+    order = torch.randperm(2 * n, generator=torch.Generator().manual_seed(0))
+    cut = round(2 * n * share)
+    return order[cut:], order[:cut]
+
+
+def split_originals_only(n, share):
+    train, val = split_pairs(n, share)
+    return train[: len(train) // 2], val[: len(val) // 2]
+
+
+def split_by_kind(n, share):
+    return torch.arange(n), torch.arange(n, 2 * n)
+
+
+def split_unshuffled(n, share):
+    cut = round(n * share)
+    val, train = torch.arange(cut), torch.arange(cut, n)
+    return torch.cat([train, train + n]), torch.cat([val, val + n])
+
+
+def split_exchanged(n, share):
+    return split_pairs(n, share)[::-1]
+
+
+def split_anew(n, share):
+    order = torch.randperm(n)
+    cut = round(n * share)
+    val, train = order[:cut], order[cut:]
+    return torch.cat([train, train + n]), torch.cat([val, val + n])
+
+
+def pairs_facts(answer, n, share):
+    """What can be said of such a split without knowing its random numbers."""
+    train, val = (torch.as_tensor(part).flatten().tolist() for part in answer(n, share))
+    again = torch.as_tensor(answer(n, share)[1]).flatten().tolist()
+    originals = sorted(i for i in val if i < n)
+    gaps = {b - a for a, b in itertools.pairwise(originals)}
+    return {
+        "photographs with one of their two forms in each part": len(
+            {i % n for i in train} & {i % n for i in val}
         ),
-    ),
+        "images for validation": len(val),
+        "images in both parts together, each once": len(set(train) | set(val)),
+        "images in all": len(train) + len(val),
+        "mirrored images for validation": sum(i >= n for i in val),
+        "the choice looks random": len(gaps) > 5,
+        "a second call gives the same": sorted(again) == sorted(val),
+    }
+
+
+def which_old_maps(images=4_000, epochs=3, seeds=(0, 1)):
+    fashion = data.load("fashion_mnist")
+    losses = {}
+    for seed in seeds:
+        torch.manual_seed(seed)
+        net = DenseNet(growth_rate=8)
+        settings = Config(epochs=epochs, lr=2e-3, image_size=16, train_images=images, seed=seed)
+        fit(net, fashion, settings, show=False)
+        _, held_out = data.split(len(fashion.train))
+        x, y = next(iter(data.Batches(fashion, "train", 500, size=16, indices=held_out[:500])))
+        norm = net.norm_end
+        for start in (0, norm.num_features // 2):
+            kept = torch.ones(norm.num_features)
+            kept[start : start + norm.num_features // 2] = 0
+            hook = norm.register_forward_hook(
+                lambda _, __, output, kept=kept: output * kept[:, None, None].to(output.device)
+            )
+            with torch.no_grad():
+                losses[start, seed] = nn.functional.cross_entropy(net.eval()(x), y).item()
+            hook.remove()
+    return losses
+
+
+EXERCISES = [
     Exercise(
-        name="layer_params",
+        solution=pile_sizes,
         statement="""\
-How many parameters has a dense layer that reads `channels` maps?
-Batch normalisation, a 1 × 1 convolution to 4 `growth_rate` maps, batch normalisation, a 3 × 3 convolution to `growth_rate` maps; no biases.""",
-        skeleton="""\
-def layer_params(channels, growth_rate):
-    return ...""",
-        answer="layer_params",
-        lines=3,
-        test=test_layer_params,
+How many maps has the pile at the end of each dense block?
+`channels` maps enter the first block; `blocks` holds the number of layers in each block, such as \
+(6, 12, 24, 16).
+Between two blocks a transition halves the number of maps, rounding down.
+Return a list of whole numbers, one a block.""",
         hints=(
-            "Batch normalisation has two numbers a channel, a scale and a shift.",
-            "The four terms: 2 * channels, channels * 4k, 2 * 4k, and 4k * k * 9.",
+            "Every layer adds growth_rate maps and takes none away.",
+            "Go through the blocks in a loop: add layers * growth_rate, note the sum, then halve "
+            "it.",
         ),
-        solution="""\
-def layer_params(channels, growth_rate):
-    squeezed = 4 * growth_rate
-    norms = 2 * channels + 2 * squeezed
-    return norms + channels * squeezed + squeezed * growth_rate * 9""",
-        wrong=(
-            "def layer_params(channels, growth_rate):\n    return channels * 4 * growth_rate + 36 * growth_rate**2",
-            "def layer_params(channels, growth_rate):\n    return 2 * channels + 2 * growth_rate + channels * 4 * growth_rate + 36 * growth_rate**2",
-            "def layer_params(channels, growth_rate):\n    return 2 * channels + channels * growth_rate * 9",
+        cases=lambda: (
+            Case((24, 12, (6, 12, 24, 16))),
+            Case((64, 32, (6, 12, 24, 16))),
+            Case((10, 3, (5,))),
+            Case((10, 5, (1, 2, 1))),
+            Case((8, 5, [1, 2])),
+        ),
+        mistakes=(
+            (
+                lambda *args: piles_with(lambda pile: pile, *args),
+                "The transitions are left out: each halves the pile.",
+            ),
+            (
+                sizes_after_the_transition,
+                "You halve before you note the size; the pile at a block's end is whole.",
+            ),
+            (
+                lambda *args: piles_with(lambda pile: (pile + 1) // 2, *args),
+                "A transition rounds down, not up.",
+            ),
+            (
+                lambda *args: piles_with(lambda pile: pile / 2, *args),
+                "Half a map is none: // rounds down.",
+            ),
+            (
+                lambda *args: piles_with(round_half, *args),
+                "round() goes to the even neighbour; // rounds down.",
+            ),
+            (
+                lambda channels, growth_rate, blocks: [
+                    channels + layers * growth_rate for layers in blocks
+                ],
+                "Every block begins with `channels` maps; it begins with half of the last pile.",
+            ),
+            (one_layer_less, "Each layer adds its maps, the last one too."),
         ),
     ),
     Exercise(
-        name="grow",
+        solution=grow,
         statement="""\
 Run a dense block by hand.
-`x` has the shape (N, C, H, W), and `layers` is a list of functions: each takes the pile so far and returns its new maps, without the pile.
-Return the pile after the last layer.""",
-        skeleton="""\
-def grow(x, layers):
-    return ...""",
-        answer="grow",
-        lines=3,
-        test=test_grow,
+`x` is a tensor (N, C, H, W), and `layers` is a list of functions, which may be empty: each takes \
+the pile so far and returns its new maps, without the pile.
+Return the pile after the last layer, a tensor.""",
         hints=(
             "The second layer must see what the first one made.",
             "torch.cat([x, layer(x)], dim=1) is the pile after one layer.",
         ),
-        solution="""\
-def grow(x, layers):
-    for layer in layers:
-        x = torch.cat([x, layer(x)], dim=1)
-    return x""",
-        wrong=(
-            "def grow(x, layers):\n    return torch.cat([x, *(layer(x) for layer in layers)], dim=1)",
-            """\
-def grow(x, layers):
-    for layer in layers:
-        x = torch.cat([layer(x), x], dim=1)
-    return x""",
-            """\
-def grow(x, layers):
-    for layer in layers:
-        x = layer(x)
-    return x""",
+        cases=lambda: (
+            Case((torch.randn(2, 3, 4, 5), three_layers())),
+            Case((torch.randn(1, 4, 3, 7), three_layers()[::-1])),
+            Case((torch.randn(2, 3, 5, 4), three_layers()[:1])),
+            Case((torch.randn(3, 2, 3, 3).double(), [])),
+        ),
+        gradient=True,
+        mistakes=(
+            (grow_side_by_side, "Every layer reads only `x`; each must read the pile so far."),
+            (grow_at_the_front, "New maps are laid in front; they go to the end."),
+            (grow_without_a_pile, "The pile is lost: each layer's maps replace it."),
+            (grow_by_the_newest, "Each layer reads only the newest maps; it must read all."),
+            (grow_without_input, "The block's own input is missing from the pile."),
+            (grow_detached, "The layers read a detached pile, so their gradient is cut."),
         ),
     ),
     Exercise(
-        name="share_by_source",
+        solution=without_source,
         statement="""\
-`weight` (filters, channels, 1, 1) belongs to a convolution that reads a pile: first the `entry` maps that came into the block, then `growth_rate` maps from each layer so far.
-Return the mean absolute weight of each source, in order, as a tensor.""",
-        skeleton="""\
-def share_by_source(weight, entry, growth_rate):
-    return ...""",
-        answer="share_by_source",
-        lines=4,
-        test=test_share_by_source,
+Is an old map needed, or only kept? Silence it, and look.
+A 1 × 1 convolution with `weight` (K, C, 1, 1) and no bias reads a pile `x` (N, C, H, W): first \
+the `entry` maps that came into the block, which are source 0, then `growth_rate` maps from each \
+layer, sources 1, 2 and so on.
+Return what the convolution gives when all maps of `source` are 0, a tensor (N, K, H, W).
+`x` and `weight` stay as they are.""",
         hints=(
-            "Average the absolute weights of each map first, then cut the row of maps into sources.",
-            "A tensor's split takes a list of sizes: [entry, growth_rate, growth_rate, ...]. How many layers are there?",
+            "Where do the maps of source 1 begin, and where do those of source 2?",
+            "Source s > 0 begins at entry + (s - 1) * growth_rate. Set these maps of a clone to 0, "
+            "then use torch.nn.functional.conv2d.",
         ),
-        solution="""\
-def share_by_source(weight, entry, growth_rate):
-    by_map = weight.abs().mean(dim=(0, 2, 3))
-    layers = (len(by_map) - entry) // growth_rate
-    sources = by_map.split([entry] + [growth_rate] * layers)
-    return torch.stack([source.mean() for source in sources])""",
-        wrong=(
-            """\
-def share_by_source(weight, entry, growth_rate):
-    sources = weight.abs().mean(dim=(0, 2, 3)).split(growth_rate)
-    return torch.stack([source.mean() for source in sources])""",
-            """\
-def share_by_source(weight, entry, growth_rate):
-    by_map = weight.mean(dim=(0, 2, 3))
-    layers = (len(by_map) - entry) // growth_rate
-    sources = by_map.split([entry] + [growth_rate] * layers)
-    return torch.stack([source.mean().abs() for source in sources])""",
-            """\
-def share_by_source(weight, entry, growth_rate):
-    by_map = weight.abs().mean(dim=(0, 2, 3))
-    layers = (len(by_map) - entry) // growth_rate
-    sources = by_map.split([entry] + [growth_rate] * layers)
-    return torch.stack([source.sum() for source in sources])""",
+        cases=lambda: (
+            Case((torch.randn(2, 10, 4, 5), torch.randn(3, 10, 1, 1), 4, 2, 2)),
+            Case((torch.randn(2, 10, 3, 5), torch.randn(6, 10, 1, 1), 4, 2, 0)),
+            Case((torch.randn(1, 8, 6, 3), torch.randn(5, 8, 1, 1), 3, 5, 1)),
+            Case((torch.randn(2, 9, 3, 4).double(), torch.randn(2, 9, 1, 1).double(), 3, 2, 3)),
+        ),
+        gradient=True,
+        mistakes=(
+            (only_the_source, "You keep the source and silence the rest."),
+            (without_the_next, "You silence the next source: source 0 is the block's input."),
+            (without_it_or_later, "You silence all later sources too."),
+            (silence_in_place, "You change `x` itself; work on a clone."),
+            (
+                lambda x, weight, entry, growth_rate, source: conv2d(x, weight),
+                "Nothing is silenced.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=piles_written,
+        statement="""\
+**Predict before you run.**
+A dense block has 16 layers; 24 maps enter, and each layer adds 12, so that 216 leave.
+Each layer stores a normalised copy of the pile it reads, for the way back.
+How many final piles do these 16 copies fill together?
+Return a number; the check then adds them up.""",
+        hints=(
+            "The first layer reads 24 maps, the last one 204. What is their mean?",
+            "16 layers read 114 maps each on average, and the final pile has 216.",
+        ),
+        experiment=measure_piles,
+        cases=lambda: (Case(tolerance=1.2),),
+        because="16 layers read 114 maps each on average, 1,824 in all. The memory of a dense "
+        "block grows with the square of its depth, which is why checkpointing was written for it.",
+        mistakes=(
+            (lambda: 1, "The pile that leaves is one, but each layer stores its own copy."),
+            (lambda: 16, "Not every layer reads the whole pile: the first reads 24 maps."),
+        ),
+    ),
+    Exercise(
+        solution=split_pairs,
+        statement="""\
+**Find the fault.**
+A DenseNet reaches 99 % on its validation images and 88 % on the test images, which come from the \
+same source.
+The training set had been doubled: image i of `n` photographs has its mirrored form at i + n.
+Then the function below split all 2 n at random.
+Mend it, so that a `share` of the photographs goes to validation.
+Return (training, validation), two rows of indices; every image is in one of them, the split is \
+random, and the same call gives the same split.""",
+        hints=(
+            "Where is the mirrored form of a validation image?",
+            "Split the n photographs first, then add the mirrored form of each to its own part.",
+        ),
+        broken=split_pairs_leaking,
+        facts=pairs_facts,
+        cases=lambda: (Case((400, 0.25)), Case((301, 0.4))),
+        mistakes=(
+            (split_originals_only, "The mirrored images are lost; every image is in one part."),
+            (split_by_kind, "All mirrored forms are in one part, and all originals in the other."),
+            (split_unshuffled, "These are simply the first photographs: shuffle before you cut."),
+            (split_exchanged, "Training and validation have changed places."),
+            (split_anew, "A second call gives another split: fix the seed of a generator."),
+        ),
+    ),
+    Exercise(
+        solution=which_old_maps,
+        statement="""\
+**An open question.**
+Which maps does a trained DenseNet need at its end, the old or the new?
+The page reads it from the weights; silence one half of the last pile, then the other, and compare.
+Write the experiment as a function and run it; the check shows what to judge it by.""",
+        hints=(
+            "A forward hook on net.norm_end can set some of its maps to 0.",
+            "Silence random halves as well: how much does any half cost?",
+        ),
+        rubric=(
+            "Did you write down a prediction first?",
+            "Do you compare with the whole net, and with a random half?",
+            "Do you use the loss as well as the accuracy?",
+            "Is there more than one seed, and did you leave the test images alone?",
+            "Does your conclusion agree with what the weights say?",
         ),
     ),
 ]

@@ -1,216 +1,354 @@
 """Exercises of 04_nin."""
 
-from itertools import pairwise
-
 import torch
 from torch import nn
 
-from common.check import Exercise, NotYet, expect_equal
+from common import data
+from common.alike import Case
+from common.config import Config
+from common.exercises import Exercise
+from common.train import fit
+from common.zoo.nin import NiNCifar
 
 
-def test_mix_channels(answer) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for channels, filters, height, width in ((3, 5, 4, 6), (8, 2, 1, 1), (4, 4, 3, 3)):
-        x = torch.randn(channels, height, width, generator=generator)
-        weight = torch.randn(filters, channels, generator=generator)
-        bias = torch.randn(filters, generator=generator)
-        expected = nn.functional.conv2d(x[None], weight[:, :, None, None], bias)[0]
-        where = f"{channels} channels of {height} x {width} pixels to {filters}"
-        expect_equal(answer(x, weight, bias), expected, where)
+def mix_channels(x, weight, bias):
+    mixed = weight @ x.flatten(1) + bias[:, None]
+    return mixed.view(-1, *x.shape[1:])
 
 
-def test_head_params(answer) -> None:
-    for channels, side, hidden, classes in ((384, 5, 4096, 10), (512, 7, 4096, 1000), (4, 1, 8, 3)):
-        sizes = (channels * side * side, hidden, hidden, classes)
-        linear = sum((before + 1) * after for before, after in pairwise(sizes))
-        maps = (9 * channels + 1) * classes + 2 * (classes + 1) * classes
-        where = f"{channels} maps of {side} x {side}, {hidden} hidden units, {classes} classes"
-        found = answer(channels, side, hidden, classes)
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise NotYet(f"Return two numbers, (linear layers, mlpconv), not {found!r}.")
-        expect_equal(found[0], linear, f"{where}: the three linear layers")
-        expect_equal(found[1], maps, f"{where}: the mlpconv")
+def mixed_and_turned(x, weight, bias):
+    mixed = weight @ x.flatten(1) + bias[:, None]
+    return mixed.T.reshape(-1, *x.shape[1:])
 
 
-def test_where_is_it(answer) -> None:
-    maps = torch.rand(4, 3, 6, generator=torch.Generator().manual_seed(0))
+def where_is_it(maps, k, size):
+    H, W = maps.shape[1:]
+    i, j = divmod(int(maps[k].argmax()), W)
+    return (i + 0.5) * size / H, (j + 0.5) * size / W
+
+
+def corner_of_it(maps, k, size):
+    row, column = where_is_it(maps, k, size)
+    return row - size / maps.shape[1] / 2, column - size / maps.shape[2] / 2
+
+
+def divided_by_height(maps, k, size):
+    H, W = maps.shape[1:]
+    i, j = divmod(int(maps[k].argmax()), H)
+    return (i + 0.5) * size / H, (j + 0.5) * size / W
+
+
+def largest_sum(maps, k, size):
+    H, W = maps.shape[1:]
+    i, j = int(maps[k].sum(1).argmax()), int(maps[k].sum(0).argmax())
+    return (i + 0.5) * size / H, (j + 0.5) * size / W
+
+
+def one_scale(maps, k, size):
+    H, W = maps.shape[1:]
+    i, j = divmod(int(maps[k].argmax()), W)
+    return (i + 0.5) * size / H, (j + 0.5) * size / H
+
+
+def strongest_either_way(maps, k, size):
+    return where_is_it(maps.abs(), k, size)
+
+
+def maps_to_search():
+    """Class maps with one brightest place each, among them maps that are negative everywhere."""
+    maps = torch.rand(4, 3, 6)
+    maps[0] -= 5
+    maps[0, 2, 1] = -0.5
     maps[1, 2, 4] = maps[2, 0, 0] = maps[3, 1, 5] = 2.0
-    for k, size, expected in ((1, 60, (50.0, 45.0)), (2, 30, (5.0, 2.5)), (3, 6, (3.0, 5.5))):
-        found = answer(maps, k, size)
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise NotYet(f"Return two numbers, (row, column), not {found!r}.")
-        for value, wanted, axis in zip(found, expected, ("row", "column"), strict=True):
-            expect_equal(float(value), wanted, f"class {k}, image of {size} pixels: the {axis}")
+    maps[1, 0] = 1.9
+    maps[1, 0, 4] = -9
+    maps[2, 2, 2] = -7
+    return maps
 
 
-def test_mlpconv(answer) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for before, after, kernel, stride in ((1, 6, 5, 1), (3, 8, 11, 4), (6, 4, 3, 2)):
-        where = f"mlpconv({before}, {after}, {kernel}, {stride})"
-        net = answer(before, after, kernel, stride)
-        if not isinstance(net, nn.Module):
-            raise NotYet(f"Return a network (an nn.Module), not {type(net).__name__}.")
-        convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-        expect_equal([m.kernel_size[0] for m in convolutions], [kernel, 1, 1], f"{where}: the kernels")  # fmt: skip
-        expected = (before * kernel**2 + 1) * after + 2 * (after + 1) * after
-        expect_equal(sum(p.numel() for p in net.parameters()), expected, f"{where}: the parameters")
-        x = torch.randn(2, before, 19, 19, generator=generator)
-        out = x
-        for conv, step in zip(convolutions, (stride, 1, 1), strict=True):
-            out = nn.functional.conv2d(out, conv.weight, conv.bias, step).relu()
-        expect_equal(net(x), out, f"{where}: the output for two 19 x 19 images")
+def mlpconv(before, after, kernel, stride):
+    return nn.Sequential(
+        *(nn.Conv2d(before, after, kernel, stride), nn.ReLU()),
+        *(nn.Conv2d(after, after, 1), nn.ReLU()),
+        *(nn.Conv2d(after, after, 1), nn.ReLU()),
+    )
+
+
+def mlpconv_of(before, after, kernel, stride, later=1, padding=0, acts=(1, 1, 1), count=3):
+    """An mlpconv with one thing changed, for the mistakes one makes."""
+    layers = [nn.Conv2d(before, after, kernel, stride, padding)]
+    for act in acts[: count - 1]:
+        layers += [nn.ReLU()] * act + [nn.Conv2d(after, after, 1, later)]
+    return nn.Sequential(*layers, *[nn.ReLU()] * acts[-1])
+
+
+def one_mixing_layer_used_twice(before, after, kernel, stride):
+    mixing = [nn.Conv2d(after, after, 1), nn.ReLU()]
+    return nn.Sequential(nn.Conv2d(before, after, kernel, stride), nn.ReLU(), *2 * mixing)
+
+
+def logit_on_a_canvas():
+    return 0.25
+
+
+def measure_on_a_canvas():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 16, 5, padding=2, bias=False), nn.ReLU()),
+        *(nn.Conv2d(16, 10, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    digit, canvas = torch.zeros(1, 1, 28, 28), torch.zeros(1, 1, 56, 56)
+    digit[..., 4:24, 4:24] = torch.rand(20, 20)  # in a black frame, as MNIST's are
+    canvas[..., 14:42, 14:42] = digit
+    with torch.no_grad():
+        return (net(canvas) / net(digit)).mean().item()
+
+
+def head(maps):
+    return maps.mean(dim=(2, 3))
+
+
+def head_with_a_floor(maps):
+    return maps.mean(dim=(2, 3)).softmax(dim=1)
+
+
+def head_of_the_largest(maps):
+    return maps.amax(dim=(2, 3))
+
+
+def how_many_mixing_layers(images=4_000, epochs=3, seeds=(0, 1)):
+    photographs = data.load("cifar10")
+    accuracies = {}
+    for width in (1 / 6, 1 / 3):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            net = NiNCifar(width=width, dropout=0.1, norm=True)
+            settings = Config(epochs=epochs, lr=2e-3, train_images=images, seed=seed)
+            history = fit(net, photographs, settings, show=False)
+            accuracies[width, seed] = history.frame().val_accuracy.iloc[-1]
+    return accuracies
 
 
 EXERCISES = [
     Exercise(
-        name="mix_channels",
+        solution=mix_channels,
         statement="""\
-Compute a 1 × 1 convolution without a convolution.
+Compute a 1 × 1 convolution with a matrix product, and without `nn` or `conv2d`.
 `x` is one image (C, H, W), `weight` a matrix (K, C), `bias` a vector (K).
-Return K maps of H × W: at each pixel the matrix times the C values there, plus the bias.""",
-        skeleton="""\
-def mix_channels(x, weight, bias):
-    return ...""",
-        answer="mix_channels",
-        lines=3,
-        test=test_mix_channels,
+Return a tensor (K, H, W): at each pixel the matrix times the C values there, plus the bias.""",
         hints=(
             "Lay all pixels side by side as columns: x.flatten(1) is a matrix of C rows.",
-            "weight @ x.flatten(1) has K rows and one column a pixel; add bias[:, None], then view it as K × H × W.",
+            "weight @ x.flatten(1) has K rows and one column a pixel; "
+            "add bias[:, None], then view it as K × H × W.",
         ),
-        solution="""\
-def mix_channels(x, weight, bias):
-    mixed = weight @ x.flatten(1) + bias[:, None]
-    return mixed.view(-1, *x.shape[1:])""",
-        wrong=(
-            "def mix_channels(x, weight, bias):\n    return (weight @ x.flatten(1)).view(-1, *x.shape[1:])",
-            "def mix_channels(x, weight, bias):\n    return weight @ x + bias",
-            "def mix_channels(x, weight, bias):\n    return (weight @ x.flatten(1) + bias[:, None]).T.reshape(-1, *x.shape[1:])",
+        cases=lambda: (
+            Case((torch.randn(3, 4, 6), torch.randn(5, 3), torch.randn(5))),
+            Case((torch.randn(8, 1, 1), torch.randn(2, 8), torch.randn(2))),
+            Case((torch.randn(4, 3, 3), torch.randn(4, 4), torch.randn(4))),
+            Case(tuple(torch.randn(n, dtype=torch.float64) for n in ((2, 5, 3), (3, 2), (3,)))),
         ),
-    ),
-    Exercise(
-        name="head_params",
-        statement="""\
-A net ends in `channels` maps of `side` × `side` places.
-How many numbers does each kind of head learn, biases included?
-First, three linear layers with `hidden`, `hidden` and `classes` units.
-Second, an mlpconv to `classes` maps, 3 × 3 and twice 1 × 1, with its average.
-Return both counts.""",
-        skeleton="""\
-def head_params(channels, side, hidden, classes):
-    return ...""",
-        answer="head_params",
-        lines=4,
-        test=test_head_params,
-        hints=(
-            "A layer has (inputs of one unit + 1) times its units. Flattening gives channels * side * side inputs.",
-            "The mlpconv: (9 * channels + 1) * classes, then twice (classes + 1) * classes. The average learns nothing.",
-        ),
-        solution="""\
-def head_params(channels, side, hidden, classes):
-    linear = (channels * side * side + 1) * hidden
-    linear += (hidden + 1) * hidden + (hidden + 1) * classes
-    maps = (9 * channels + 1) * classes + 2 * (classes + 1) * classes
-    return linear, maps""",
-        wrong=(
-            """\
-def head_params(channels, side, hidden, classes):
-    linear = (channels + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * classes
-    return linear, (9 * channels + 1) * classes + 2 * (classes + 1) * classes""",
-            """\
-def head_params(channels, side, hidden, classes):
-    linear = (channels * side * side + 1) * hidden
-    linear += (hidden + 1) * hidden + (hidden + 1) * classes
-    return linear, (9 * channels + 1) * classes""",
-            """\
-def head_params(channels, side, hidden, classes):
-    linear = channels * side * side * hidden + hidden * hidden + hidden * classes
-    return linear, 9 * channels * classes + 2 * classes * classes""",
+        gradient=True,
+        mistakes=(
+            (
+                lambda x, weight, bias: (weight @ x.flatten(1)).view(-1, *x.shape[1:]),
+                "The bias is missing.",
+            ),
+            (
+                mixed_and_turned,
+                "Channels and pixels are exchanged before the view: the numbers are right, "
+                "their places are not.",
+            ),
+            (
+                lambda x, weight, bias: mix_channels(x, weight, -bias),
+                "The bias is subtracted; it is added.",
+            ),
+            (
+                lambda x, weight, bias: mix_channels(x, weight, bias).relu(),
+                "A ReLU is not part of the convolution.",
+            ),
+            (
+                lambda x, weight, bias: mix_channels(x, weight / len(x), bias),
+                "You took a mean over the channels; it is a sum.",
+            ),
+            (
+                lambda x, weight, bias: weight @ x + bias,
+                "@ multiplies the last two dimensions, here the columns; it must be the channels.",
+            ),
         ),
     ),
     Exercise(
-        name="where_is_it",
+        solution=where_is_it,
         statement="""\
 Class maps say where a thing is.
-`maps` (K, H, W) belongs to a square image of `size` pixels.
-Find the brightest place of the map of class `k`, and return the middle of that place in pixels of the image, (row, column).
+`maps` (K, H, W) belongs to a square image of `size` pixels; H and W may differ.
+Find the brightest place, the largest value, of the map of class `k`.
+Return its middle in pixels of the image, as two numbers: row, column.
 Place i of H covers the pixels from i · size / H to (i + 1) · size / H.""",
-        skeleton="""\
-def where_is_it(maps, k, size):
-    return ...""",
-        answer="where_is_it",
-        lines=3,
-        test=test_where_is_it,
         hints=(
-            "maps[k].argmax() counts along the rows of the flattened map. divmod by the width gives row and column.",
+            "maps[k].argmax() counts along the rows of the flattened map. "
+            "divmod by the width gives row and column.",
             "The middle of place i is (i + 0.5) * size / H; mind that H and W may differ.",
         ),
-        solution="""\
-def where_is_it(maps, k, size):
-    H, W = maps.shape[1:]
-    i, j = divmod(int(maps[k].argmax()), W)
-    return (i + 0.5) * size / H, (j + 0.5) * size / W""",
-        wrong=(
-            """\
-def where_is_it(maps, k, size):
-    H, W = maps.shape[1:]
-    i, j = divmod(int(maps[k].argmax()), W)
-    return i * size / H, j * size / W""",
-            """\
-def where_is_it(maps, k, size):
-    H, W = maps.shape[1:]
-    i, j = divmod(int(maps[k].argmax()), H)
-    return (i + 0.5) * size / H, (j + 0.5) * size / W""",
-            """\
-def where_is_it(maps, k, size):
-    H, W = maps.shape[1:]
-    i, j = divmod(int(maps[k].argmin()), W)
-    return (i + 0.5) * size / H, (j + 0.5) * size / W""",
+        cases=lambda: (
+            Case((maps_to_search(), 1, 60)),
+            Case((maps_to_search(), 2, 30)),
+            Case((maps_to_search(), 3, 6)),
+            Case((maps_to_search().double(), 0, 33)),
+            Case((maps_to_search().transpose(1, 2).contiguous(), 1, 33)),
+        ),
+        mistakes=(
+            (corner_of_it, "That is the corner of the place; its middle is half a place further."),
+            (divided_by_height, "A row of the flattened map has W places: divide by the width."),
+            (
+                lambda maps, k, size: where_is_it(-maps, k, size),
+                "You found the darkest place, not the brightest.",
+            ),
+            (
+                lambda maps, k, size: where_is_it(maps, k, size)[::-1],
+                "Row and column are exchanged.",
+            ),
+            (largest_sum, "You looked for the brightest row and column, not the brightest place."),
+            (one_scale, "You used one scale for both; H and W may differ."),
+            (strongest_either_way, "A strongly negative value is not bright: leave out the abs."),
         ),
     ),
     Exercise(
-        name="mlpconv",
+        solution=mlpconv,
         statement="""\
-Write the paper's mlpconv yourself: a convolution with `kernel` and `stride`, without padding, then two 1 × 1 convolutions, a ReLU after each of the three.
+Write the paper's mlpconv yourself: a convolution with `kernel` and `stride`, without padding, \
+then two 1 × 1 convolutions, a ReLU after each of the three.
 The first takes `before` channels, and all give `after`.
 Return the network; `nn.Sequential` will do.""",
-        skeleton="""\
-def mlpconv(before, after, kernel, stride):
-    return ...""",
-        answer="mlpconv",
-        lines=8,
-        test=test_mlpconv,
         hints=(
-            "Six layers: convolution, ReLU, convolution, ReLU, convolution, ReLU. Which channels go into the second?",
-            "nn.Conv2d(before, after, kernel, stride), then twice nn.Conv2d(after, after, 1): only the first has the stride.",
+            "Six layers: convolution, ReLU, convolution, ReLU, convolution, ReLU. "
+            "Which channels go into the second?",
+            "nn.Conv2d(before, after, kernel, stride), then twice nn.Conv2d(after, after, 1): "
+            "only the first has the stride.",
         ),
-        solution="""\
-def mlpconv(before, after, kernel, stride):
-    return nn.Sequential(
-        *(nn.Conv2d(before, after, kernel, stride), nn.ReLU()),
-        *(nn.Conv2d(after, after, 1), nn.ReLU()),
-        *(nn.Conv2d(after, after, 1), nn.ReLU()),
-    )""",
-        wrong=(
-            """\
-def mlpconv(before, after, kernel, stride):
-    return nn.Sequential(
-        *(nn.Conv2d(before, after, kernel, stride), nn.ReLU()),
-        *(nn.Conv2d(after, after, 1, stride), nn.ReLU()),
-        *(nn.Conv2d(after, after, 1, stride), nn.ReLU()),
-    )""",
-            """\
-def mlpconv(before, after, kernel, stride):
-    return nn.Sequential(
-        nn.Conv2d(before, after, kernel, stride),
-        nn.Conv2d(after, after, 1),
-        *(nn.Conv2d(after, after, 1), nn.ReLU()),
-    )""",
-            """\
-def mlpconv(before, after, kernel, stride):
-    layers = [nn.Conv2d(before, after, kernel, stride), nn.ReLU()]
-    layers += 2 * [nn.Conv2d(after, after, 1), nn.ReLU()]
-    return nn.Sequential(*layers)""",
+        cases=lambda: (
+            Case((1, 6, 5, 1), inputs=((2, 1, 11, 14),)),
+            Case((3, 8, 11, 4), inputs=((2, 3, 23, 31), (1, 3, 19, 19))),
+            Case((6, 4, 3, 2), inputs=((2, 6, 9, 12),)),
+        ),
+        mistakes=(
+            (
+                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, later=stride),
+                "The 1 × 1 convolutions have the stride too; only the first may.",
+            ),
+            (
+                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, acts=(0, 0, 1)),
+                "A ReLU follows each of the three convolutions; without it they are one.",
+            ),
+            (
+                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, acts=(1, 1, 0)),
+                "The last ReLU is missing.",
+            ),
+            (
+                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, padding=kernel // 2),
+                "There is padding; the first convolution has none here.",
+            ),
+            (
+                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, count=2),
+                "There is one 1 × 1 convolution; the paper has two.",
+            ),
+            (
+                one_mixing_layer_used_twice,
+                "The two 1 × 1 convolutions are one and the same layer: make two.",
+            ),
+            (
+                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, 1),
+                "The stride is not used.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=logit_on_a_canvas,
+        statement="""\
+**Predict before you run.**
+A net of convolutions without biases, then global average pooling, sees a digit of 28 × 28 pixels.
+Then it sees the same digit on a black canvas of 56 × 56.
+By what factor do its logits change?
+Return a number: 1 if they stay, 2 if they double; the check then measures it.""",
+        hints=(
+            "What do the class maps hold where the canvas is black?",
+            "The same values stand on a map with four times as many places, and the logit is "
+            "their mean.",
+        ),
+        experiment=measure_on_a_canvas,
+        cases=lambda: (Case(tolerance=0.02),),
+        because="The maps hold the same values on four times as many places, so their mean is a "
+        "quarter. The order of the classes stays, the certainty does not.",
+        mistakes=(
+            (lambda: 1, "The digit is the same, but a mean is taken over all places."),
+            (lambda: 0.5, "Height and width both double."),
+            (lambda: 4, "The sum stays; the number of places it is divided by grows."),
+        ),
+    ),
+    Exercise(
+        solution=head,
+        statement="""\
+**Find the fault.**
+A NiN trains, and its accuracy rises, but slowly; its loss never falls below 1.46, not even on \
+one batch that it knows by heart.
+Below is its head, which turns class maps (N, K, H, W) into what `cross_entropy` is given; mend it.
+Return a tensor (N, K).""",
+        hints=(
+            "What is the cross entropy of an answer that is perfectly sure and right? "
+            "Try cross_entropy(torch.eye(10), torch.arange(10)).",
+            "cross_entropy takes logits and does the softmax itself; "
+            "a second softmax cannot give more than 1, and ln(e + 9) - 1 = 1.46.",
+        ),
+        broken=head_with_a_floor,
+        cases=lambda: (
+            Case((torch.randn(3, 10, 6, 5),)),
+            Case((torch.randn(2, 7, 1, 4) * 9,)),
+            Case((torch.randn(1, 3, 5, 5, dtype=torch.float64),)),
+        ),
+        gradient=True,
+        mistakes=(
+            (
+                lambda maps: maps.mean(dim=(2, 3)).log_softmax(dim=1),
+                "The softmax's logarithm is taken twice now; the means alone are the logits.",
+            ),
+            (head_of_the_largest, "You take the largest value; the head averages each map."),
+            (lambda maps: maps.sum(dim=(2, 3)), "You add the places up; the head averages them."),
+            (
+                lambda maps: maps.mean(dim=(2, 3)).sigmoid(),
+                "A sigmoid is no better: logits go in, not probabilities.",
+            ),
+            (
+                lambda maps: maps.mean(dim=(2, 3)).relu(),
+                "A ReLU silences classes: a logit may be negative.",
+            ),
+            (
+                lambda maps: maps.mean(dim=(1, 2)),
+                "You average over channels; the places are dimensions 2 and 3.",
+            ),
+            (
+                lambda maps: maps.softmax(dim=1).mean(dim=(2, 3)),
+                "The softmax has only moved: leave it out.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=how_many_mixing_layers,
+        statement="""\
+**An open question.**
+What is a wider NiN worth on photographs?
+Train `NiNCifar` at two widths on CIFAR-10 and compare; then change one more thing of your own, \
+such as the 1 × 1 layers or the dropout.
+Write the experiment as a function and run it; the check shows what to judge it by.""",
+        hints=(
+            "NiNCifar(width=1 / 6, dropout=0.1, norm=True) is small enough for a laptop.",
+            "MLPConv takes the channels of all its layers as a tuple: a shorter tuple has fewer "
+            "1 × 1 layers.",
+        ),
+        rubric=(
+            "Did you write down a prediction first?",
+            "Do you give parameters and mult-adds beside each accuracy?",
+            "Did you change one thing at a time?",
+            "Is there more than one seed, and is the difference larger than theirs?",
+            "Did you leave the test images alone?",
         ),
     ),
 ]

@@ -2,208 +2,386 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import conv2d
 
-from common import probe
-from common.check import Exercise, NotYet, expect_equal
-
-
-def test_stacked_field(answer) -> None:
-    for layers in ([(3, 1)], [(3, 1)] * 3, [(5, 1), (3, 1)], [(2, 2), (3, 1)], [(3, 1), (2, 2)] * 2 + [(3, 2), (3, 1)]):  # fmt: skip
-        net = nn.Sequential(*(nn.Conv2d(1, 1, kernel, stride) for kernel, stride in layers))
-        expected = probe.receptive_field(net, (1, 1, 64, 64))
-        expect_equal(answer(layers), expected, f"layers (kernel, stride) {layers}")
+from common import data
+from common.alike import Case
+from common.config import Config
+from common.exercises import Exercise
+from common.train import fit
+from common.zoo.vgg import CONFIGURATIONS, VGG
 
 
-def test_stack_weights(answer) -> None:
-    for layers, kernel, channels in ((2, 3, 64), (1, 5, 64), (3, 3, 8), (1, 7, 8)):
-        stack = [nn.Conv2d(channels, channels, kernel, device="meta") for _ in range(layers)]
-        expected = sum(p.numel() for conv in stack for p in conv.parameters())
-        where = f"{layers} layers of {kernel} x {kernel} with {channels} channels"
-        expect_equal(answer(layers, kernel, channels), expected, where)
-
-
-def test_vgg_block(answer) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for before, after, count in ((1, 8, 1), (8, 16, 2), (4, 4, 3)):
-        where = f"vgg_block({before}, {after}, {count})"
-        net = answer(before, after, count)
-        if not isinstance(net, nn.Module):
-            raise NotYet(f"Return a network (an nn.Module), not {type(net).__name__}.")
-        convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-        expect_equal(len(convolutions), count, f"{where}: the number of convolutions")
-        expected = 9 * before * after + after + (count - 1) * (9 * after * after + after)
-        expect_equal(sum(p.numel() for p in net.parameters()), expected, f"{where}: the parameters")
-        x = torch.randn(2, before, 12, 12, generator=generator)
-        out = x
-        for conv in convolutions:
-            out = nn.functional.conv2d(out, conv.weight, conv.bias, padding=1).relu()
-        out = nn.functional.max_pool2d(out, 2)
-        expect_equal(net(x), out, f"{where}: the output for two 12 x 12 images")
-
-
-def test_as_convolution(answer) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for channels, size, units in ((3, 2, 5), (8, 7, 4), (6, 1, 2)):
-        linear = nn.Linear(channels * size * size, units)
-        with torch.no_grad():
-            for p in linear.parameters():
-                p.copy_(torch.randn(p.shape, generator=generator))
-        conv = answer(linear, channels, size)
-        if not isinstance(conv, nn.Conv2d):
-            raise NotYet(f"Return an nn.Conv2d, not {type(conv).__name__}.")
-        where = f"{channels} maps of {size} x {size}, {units} units"
-        x = torch.randn(2, channels, size, size, generator=generator)
-        with torch.no_grad():
-            expect_equal(tuple(conv(x).shape), (2, units, 1, 1), f"{where}: the output's shape")
-            expect_equal(conv(x).flatten(1), linear(x.flatten(1)), f"{where}: the output")
-            wider = conv(torch.randn(2, channels, size + 2, size + 1, generator=generator))
-        expect_equal(
-            tuple(wider.shape), (2, units, 3, 2), f"{where}: the output for a larger image"
-        )
-
-
-EXERCISES = [
-    Exercise(
-        name="stacked_field",
-        statement="""\
-`layers` is a list of (kernel, stride), from the image upwards.
-How many pixels does one output value see in height?
-A layer adds its kernel less one, counted in steps of its own input, and a stride makes all later steps larger.""",
-        skeleton="""\
-def stacked_field(layers):
-    return ...""",
-        answer="stacked_field",
-        lines=5,
-        test=test_stacked_field,
-        hints=(
-            "Keep two numbers while you go up: the field so far, and the step between neighbours in pixels. Both begin at 1.",
-            "In each layer: field += (kernel - 1) * step, and then step *= stride.",
-        ),
-        solution="""\
 def stacked_field(layers):
     field = step = 1
     for kernel, stride in layers:
         field += (kernel - 1) * step
         step *= stride
-    return field""",
-        wrong=(
-            "def stacked_field(layers):\n    return 1 + sum(kernel - 1 for kernel, _ in layers)",
-            """\
-def stacked_field(layers):
+    return field
+
+
+def stride_too_early(layers):
     field = step = 1
     for kernel, stride in layers:
         step *= stride
         field += (kernel - 1) * step
-    return field""",
-            "def stacked_field(layers):\n    return sum(kernel for kernel, _ in layers)",
-        ),
-    ),
-    Exercise(
-        name="stack_weights",
-        statement="""\
-A stack of `layers` convolutions, each with a square `kernel` and as many output as input `channels`.
-How many numbers does it learn, biases included?
-Then compare two layers of 3 with one of 5, and three of 3 with one of 7.""",
-        skeleton="""\
-def stack_weights(layers, kernel, channels):
-    return ...""",
-        answer="stack_weights",
-        lines=1,
-        test=test_stack_weights,
-        hints=(
-            "One layer has channels filters, and each of them has kernel * kernel weights for every input channel.",
-            "One filter has channels * kernel * kernel weights and one bias.",
-        ),
-        solution="""\
-def stack_weights(layers, kernel, channels):
-    return layers * channels * (channels * kernel * kernel + 1)""",
-        wrong=(
-            "def stack_weights(layers, kernel, channels):\n    return layers * channels * channels * kernel * kernel",
-            "def stack_weights(layers, kernel, channels):\n    return layers * channels * (kernel * kernel + 1)",
-            "def stack_weights(layers, kernel, channels):\n    return layers * channels * channels * kernel * kernel + channels",
-        ),
-    ),
-    Exercise(
-        name="vgg_block",
-        statement="""\
-Write VGG's block yourself: `count` convolutions of 3 × 3 that keep the image's size, a ReLU after each, and one 2 × 2 max pool at the end.
-The first convolution takes `before` channels, and all give `after`.
-Return the network; `nn.Sequential` will do.""",
-        skeleton="""\
-def vgg_block(before, after, count):
-    return ...""",
-        answer="vgg_block",
-        lines=6,
-        test=test_vgg_block,
-        hints=(
-            "A list of layers that grows in a loop, then nn.Sequential(*layers). Which padding keeps the size?",
-            "In the loop: layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()], and then before = after.",
-        ),
-        solution="""\
+    return field
+
+
+def last_stride_only(layers):
+    field, before = 1, 1
+    for kernel, stride in layers:
+        field += (kernel - 1) * before
+        before = stride
+    return field
+
+
 def vgg_block(before, after, count):
     layers = []
     for _ in range(count):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
         before = after
-    return nn.Sequential(*layers, nn.MaxPool2d(2))""",
-        wrong=(
-            """\
-def vgg_block(before, after, count):
+    return nn.Sequential(*layers, nn.MaxPool2d(2))
+
+
+def block_of(before, after, count, act=nn.ReLU, pool=nn.MaxPool2d, padding=1, last=()):
+    """VGG's block with one thing changed, for the mistakes one makes."""
+    layers = []
+    for _ in range(count):
+        layers += [nn.Conv2d(before, after, 3, padding=padding), act()]
+        before = after
+    return nn.Sequential(*layers, pool(2), *last)
+
+
+def one_relu(before, after, count):
     layers = [nn.Conv2d(before, after, 3, padding=1)]
     layers += [nn.Conv2d(after, after, 3, padding=1) for _ in range(count - 1)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.MaxPool2d(2))""",
-            """\
-def vgg_block(before, after, count):
-    layers = []
-    for _ in range(count):
-        layers += [nn.Conv2d(before, after, 3), nn.ReLU()]
-        before = after
-    return nn.Sequential(*layers, nn.MaxPool2d(2))""",
-            """\
-def vgg_block(before, after, count):
-    layers = []
-    for _ in range(count):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-        before = after
-    return nn.Sequential(*layers, nn.AvgPool2d(2))""",
-        ),
-    ),
-    Exercise(
-        name="as_convolution",
-        statement="""\
-For its tests the paper turned the linear layers into convolutions, so that the net could read images of any size.
-`linear` takes `channels` maps of `size` × `size` places, flattened.
-Return an `nn.Conv2d` whose kernel covers the whole map and which gives the very same numbers.
-On a larger image it gives an answer for every place of the kernel.""",
-        skeleton="""\
-def as_convolution(linear, channels, size):
-    return ...""",
-        answer="as_convolution",
-        lines=4,
-        test=test_as_convolution,
-        hints=(
-            "Each unit of the linear layer becomes one filter: nn.Conv2d(channels, linear.out_features, size).",
-            "Flatten puts channels first, then rows, then columns, and so does a kernel: linear.weight.view_as(conv.weight). Copy the bias too.",
-        ),
-        solution="""\
+    return nn.Sequential(*layers, nn.ReLU(), nn.MaxPool2d(2))
+
+
+def pool_each_time(before, after, count):
+    return nn.Sequential(
+        *(vgg_block(after if i else before, after, 1) for i in range(count)),
+    )
+
+
+def one_convolution_more(before, after, count):
+    return vgg_block(before, after, count + 1)
+
+
+def one_layer_used_again(before, after, count):
+    first, again = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
+    layers = [first, nn.ReLU()] + (count - 1) * [again, nn.ReLU()]
+    return nn.Sequential(*layers, nn.MaxPool2d(2))
+
+
 def as_convolution(linear, channels, size):
     conv = nn.Conv2d(channels, linear.out_features, size)
     conv.weight = nn.Parameter(linear.weight.view_as(conv.weight))
     conv.bias = linear.bias
-    return conv""",
-        wrong=(
-            """\
-def as_convolution(linear, channels, size):
-    conv = nn.Conv2d(channels, linear.out_features, size)
-    conv.weight = nn.Parameter(linear.weight.view_as(conv.weight))
-    return conv""",
-            """\
-def as_convolution(linear, channels, size):
+    return conv
+
+
+def channels_last(linear, channels, size):
     conv = nn.Conv2d(channels, linear.out_features, size)
     weight = linear.weight.view(-1, size, size, channels).permute(0, 3, 1, 2)
     conv.weight, conv.bias = nn.Parameter(weight.contiguous()), linear.bias
-    return conv""",
-            "def as_convolution(linear, channels, size):\n    return nn.Conv2d(channels, linear.out_features, 1)",
+    return conv
+
+
+def without_bias(linear, channels, size):
+    conv = as_convolution(linear, channels, size)
+    conv.bias = None
+    return conv
+
+
+def columns_before_rows(linear, channels, size):
+    conv = as_convolution(linear, channels, size)
+    conv.weight = nn.Parameter(conv.weight.transpose(2, 3).contiguous())
+    return conv
+
+
+def padded_convolution(linear, channels, size):
+    conv = as_convolution(linear, channels, size)
+    conv.padding = (size // 2, size // 2)
+    return conv
+
+
+def strided_convolution(linear, channels, size):
+    conv = as_convolution(linear, channels, size)
+    conv.stride = (size, size)
+    return conv
+
+
+def share_in_the_middle():
+    return 94
+
+
+def weight_of_the_middle():
+    seen = torch.zeros(1, 1, 21, 21)
+    seen[..., 10, 10] = 1
+    for _layer in range(10):
+        seen = conv2d(seen, torch.full((1, 1, 3, 3), 1 / 9), padding=1)
+    return 100 * seen[..., 5:16, 5:16].sum().item()
+
+
+def stack(channels, depth):
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            convs = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+            self.layers = nn.ModuleList(convs)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x).relu()
+            return x
+
+    return Stack()
+
+
+def stack_untrained(channels, depth):
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            convs = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+            self.layers = list(convs)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x).relu()
+            return x
+
+    return Stack()
+
+
+def stack_of_one(channels, depth):
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(*depth * [conv, nn.ReLU()])
+
+
+def stack_without_relu(channels, depth):
+    return nn.Sequential(*(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)))
+
+
+def stack_too_short(channels, depth):
+    return stack(channels, depth - 1)
+
+
+def depth_or_width(images=4_000, epochs=3, seeds=(0, 1)):
+    clothes = data.load("fashion_mnist")
+    nets = {"deep": ("D", 0.125), "shallow": ("A", 0.137)}
+    accuracies = {}
+    for name, (letter, width) in nets.items():
+        for seed in seeds:
+            torch.manual_seed(seed)
+            net = VGG(convolutions=CONFIGURATIONS[letter], width=width, image_size=32, norm=True)
+            settings = Config(epochs=epochs, lr=1e-3, image_size=32, train_images=images, seed=seed)
+            history = fit(net, clothes, settings, show=False)
+            accuracies[name, seed] = history.frame().val_accuracy.iloc[-1]
+    return accuracies
+
+
+EXERCISES = [
+    Exercise(
+        solution=stacked_field,
+        statement="""\
+`layers` is a list of (kernel, stride), from the image upwards; a pooling is a layer too.
+How many pixels does one output value see in height?
+A layer adds its kernel less one, counted in steps of its own input, and a stride makes all later \
+steps larger.
+Return a whole number.""",
+        hints=(
+            "Keep two numbers while you go up: the field so far, and the step between neighbours "
+            "in pixels. Both begin at 1.",
+            "In each layer: field += (kernel - 1) * step, and then step *= stride.",
+        ),
+        cases=lambda: (
+            Case(([(3, 1)],)),
+            Case(([(3, 1), (3, 1), (3, 1)],)),
+            Case(([(5, 1), (3, 1)],)),
+            Case(([(2, 2), (3, 1)],)),
+            Case(([(3, 1), (2, 2), (3, 1), (2, 2), (3, 2), (3, 1)],)),
+            Case(([(11, 4), (3, 2), (5, 1)],)),
+            Case(([],)),
+        ),
+        mistakes=(
+            (
+                lambda layers: 1 + sum(kernel - 1 for kernel, _ in layers),
+                "You left the strides out: after a stride of 2 each further step counts double.",
+            ),
+            (
+                stride_too_early,
+                "A layer's own stride widens only the layers after it: multiply last.",
+            ),
+            (
+                lambda layers: sum(kernel for kernel, _ in layers),
+                "Two kernels of 3 share a pixel: a layer adds its kernel less one.",
+            ),
+            (last_stride_only, "Strides multiply: all those below count, not only the last."),
+            (
+                lambda layers: stacked_field(layers[::-1]),
+                "You go from the top down; the list begins at the image.",
+            ),
+            (
+                lambda layers: stacked_field(layers) - 1,
+                "A value without any layer sees 1 pixel, not 0.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=vgg_block,
+        statement="""\
+Write VGG's block yourself: `count` convolutions of 3 × 3 that keep the image's size, a ReLU after \
+each, and one 2 × 2 max pool at the end.
+The first convolution takes `before` channels, and all give `after`.
+Return the network; `nn.Sequential` will do.""",
+        hints=(
+            "A list of layers that grows in a loop, then nn.Sequential(*layers). "
+            "Which padding keeps the size?",
+            "In the loop: layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()], "
+            "and then before = after.",
+        ),
+        cases=lambda: (
+            Case((1, 8, 1), inputs=((2, 1, 12, 9),)),
+            Case((8, 16, 2), inputs=((2, 8, 7, 10), (1, 8, 12, 12))),
+            Case((4, 4, 3), inputs=((3, 4, 9, 14),)),
+        ),
+        mistakes=(
+            (one_relu, "A ReLU follows each convolution, not only the last."),
+            (
+                lambda before, after, count: block_of(before, after, count, padding=0),
+                "There is no padding, so each convolution takes 2 pixels away.",
+            ),
+            (
+                lambda before, after, count: block_of(before, after, count, pool=nn.AvgPool2d),
+                "The pool averages; VGG's takes the maximum.",
+            ),
+            (
+                lambda before, after, count: block_of(before, after, count, act=nn.Identity),
+                "There are no ReLUs.",
+            ),
+            (pool_each_time, "There is one pool, at the end of the block."),
+            (
+                lambda before, after, count: block_of(before, after, count, pool=nn.Identity),
+                "The pool is missing.",
+            ),
+            (one_convolution_more, "There is one convolution too many."),
+            (
+                one_layer_used_again,
+                "The same layer is used again and again: make a new one in each round.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=as_convolution,
+        statement="""\
+For its tests the paper turned the linear layers into convolutions, so that the net could read \
+images of any size.
+`linear` takes `channels` maps of `size` × `size` places, flattened.
+Return an `nn.Conv2d` whose kernel covers the whole map and which gives the very same numbers.
+On a larger image it gives an answer for every place of the kernel.""",
+        hints=(
+            "Each unit of the linear layer becomes one filter: "
+            "nn.Conv2d(channels, linear.out_features, size).",
+            "Flatten puts channels first, then rows, then columns, and so does a kernel: "
+            "linear.weight.view_as(conv.weight). Copy the bias too.",
+        ),
+        cases=lambda: (
+            Case((nn.Linear(12, 5), 3, 2), inputs=((2, 3, 2, 2), (1, 3, 4, 3)), keep=True),
+            Case((nn.Linear(392, 4), 8, 7), inputs=((2, 8, 7, 7), (2, 8, 9, 14)), keep=True),
+            Case((nn.Linear(6, 2), 6, 1), inputs=((1, 6, 1, 1), (3, 6, 2, 3)), keep=True),
+        ),
+        mistakes=(
+            (without_bias, "The bias is missing."),
+            (
+                channels_last,
+                "You read the flattened maps pixel by pixel; flatten goes channel by channel.",
+            ),
+            (columns_before_rows, "Rows and columns of the kernel are exchanged."),
+            (
+                lambda linear, channels, size: nn.Conv2d(channels, linear.out_features, size),
+                "The layer has the right form, but not the linear layer's weights.",
+            ),
+            (
+                lambda linear, channels, size: nn.Conv2d(channels, linear.out_features, 1),
+                "The kernel must cover the whole map, not one place.",
+            ),
+            (padded_convolution, "There is padding, so the kernel also looks beside the map."),
+            (
+                strided_convolution,
+                "The stride is the kernel's size; on a larger image every place counts.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=share_in_the_middle,
+        statement="""\
+**Predict before you run.**
+Ten 3 × 3 convolutions in a row see 21 × 21 pixels.
+Let all their weights be 1/9.
+How much of an output value comes from the middle 11 × 11 of these pixels, in per cent?
+Return a number; the check then sends one bright pixel through.""",
+        hints=(
+            "The middle is 121 of 441 pixels, 27 %. But do all pixels count alike?",
+            "Many paths lead to the middle and one to each corner. "
+            "The weights form a bell; its spread is the root of 10 · 2/3.",
+        ),
+        experiment=weight_of_the_middle,
+        cases=lambda: (Case(tolerance=8),),
+        because="Many paths lead to the middle pixels and one to each corner, so the weights form "
+        "a bell. What a net really uses is far smaller than its receptive field.",
+        mistakes=(
+            (lambda: 27, "That is the share of the pixels; the middle ones count far more."),
+            (lambda: 52, "That is the share of the height; and the middle pixels count more."),
+        ),
+    ),
+    Exercise(
+        solution=stack,
+        statement="""\
+**Find the fault.**
+A net of `depth` convolutions learns far worse than it should, as if only its last layer trained.
+`probe.layers` counts hardly any parameters, and on a GPU the net complains about two devices.
+Its body is built below; mend it.
+Return a network of `depth` convolutions of 3 × 3 that keep size and channels, each with a ReLU.""",
+        hints=(
+            "How many parameters does list(net.parameters()) have? How many should it?",
+            "PyTorch finds layers that are attributes. What is a plain Python list to it?",
+        ),
+        broken=stack_untrained,
+        cases=lambda: (
+            Case((3, 2), inputs=((2, 3, 6, 9),)),
+            Case((5, 4), inputs=((1, 5, 7, 5), (2, 5, 8, 8))),
+        ),
+        mistakes=(
+            (stack_of_one, "All layers are one and the same: it must be made anew each time."),
+            (stack_without_relu, "The ReLUs have gone; keep one after each convolution."),
+            (stack_too_short, "One layer is missing."),
+            (
+                lambda channels, depth: stack(channels, depth + 1),
+                "There is one layer too many.",
+            ),
+        ),
+    ),
+    Exercise(
+        solution=depth_or_width,
+        statement="""\
+**An open question.**
+For the same number of parameters, is a deep narrow VGG better than a shallow wide one?
+Train nets D and A with widths that make them equally large, with batch normalisation so that \
+both start well.
+Write the experiment as a function and run it; the check shows what to judge it by.""",
+        hints=(
+            "VGG(convolutions=CONFIGURATIONS['A'], width=0.137, image_size=32, norm=True) is one. "
+            "Count the parameters of both.",
+            "Equal parameters are not equal mult-adds. Say which you held equal, and why.",
+        ),
+        rubric=(
+            "Did you write down a prediction first?",
+            "Are the parameters equal to a few per cent, and did you print them?",
+            "Do you give the mult-adds too?",
+            "Is there more than one seed, and is the difference larger than theirs?",
+            "Did you leave the test images alone?",
         ),
     ),
 ]
