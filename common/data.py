@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from common import machine, pictures, sources
+from common import machine, sources
 from common.config import AUGMENTATIONS
 from common.machine import unknown
+from common.sources import pictures
 
 Indices = torch.Tensor | np.ndarray | Sequence[int]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import machine, pictures, weights
+from common import machine, weights
 from common.advice import main_output
+from common.sources import pictures
 
 SMALLEST = 4  # pixels on the shorter side below which there is nothing to see
 

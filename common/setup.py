@@ -18,6 +18,6 @@ if missing := [name for name in SMALL if importlib.util.find_spec(name) is None]
             f"`pip install {' '.join(missing)}`, then restart the kernel."
         )
 
-from common import look, machine  # noqa: E402, F401
+from common import machine  # noqa: E402
 
 machine.describe()

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision import transforms
 
-from common import data, download, machine, pictures, sources
+from common import data, machine, sources
 from common.data import Batches, Images, ImageSet
+from common.sources import download, pictures
 
 
 def random_images(*shape: int) -> torch.Tensor:

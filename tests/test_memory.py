@@ -11,7 +11,7 @@ from common import machine
 
 FITTED = """
 import pathlib, resource, torch
-from common import data, zoo, machine
+from common import data, machine, zoo
 from common.config import Config
 from common.train import fit
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from common import data, machine, pictures
+from common import data, machine
+from common.sources import pictures
 
 
 def write_image(path: Path, array: np.ndarray, **options) -> None:

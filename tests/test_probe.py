@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import probe, zoo
-from common.fields import pair
+from common.probe.fields import pair
 
 # An even kernel with padding="same" makes torch warn that it pads one side more: as it should.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")

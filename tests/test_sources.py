@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 import torch
 
-from common import data, download, sources
+from common import data, sources
+from common.sources import download
 
 # ---------------------------------------------------------------------------------------- files
 

@@ -27,9 +27,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import alike, check, exercises, machine, outcome, wording
+from common import check, exercises, machine
+from common.answers import alike, outcome, wording
+from common.answers.limit import limit
 from common.exercises import catalogue
-from common.limit import limit
 
 SECONDS, CELL_SECONDS = 120, 10  # for a submission, and for one of its cells
 MEGABYTES, FILE_MEGABYTES, PROCESSES = 8_000, 64, 64

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from common.alike import Case, NotYet
+from common.answers.alike import Case, NotYet
+from common.answers.outcome import Outcome, Untried, agrees, guarded, must_agree, run
+from common.answers.wording import described, names_of
 from common.machine import unknown
-from common.outcome import Outcome, Untried, agrees, guarded, must_agree, run
-from common.wording import described, names_of
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import torch
 
-from common.alike import Case
+from common.answers.alike import Case
 from common.exercises import Exercise
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from common.alike import Case
+from common.answers.alike import Case
 from common.exercises import Exercise
 
 

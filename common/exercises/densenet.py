@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from common import data
-from common.alike import Case
+from common.answers.alike import Case
 from common.config import Config
 from common.exercises import Exercise
 from common.train import fit

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, cross_entropy, max_pool2d, nll_loss
 
 from common import data
-from common.alike import Case
+from common.answers.alike import Case
 from common.config import Config
 from common.exercises import Exercise
 from common.train import fit

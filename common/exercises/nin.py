@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from common import data
-from common.alike import Case
+from common.answers.alike import Case
 from common.config import Config
 from common.exercises import Exercise
 from common.train import fit

@@ -9,8 +9,8 @@ from itertools import groupby
 from torch import nn
 
 from common import probe
-from common.fields import pair
 from common.probe import IMAGE, Call, Shape
+from common.probe.fields import pair
 
 KINDS = {  # Okabe and Ito's colours, lightened: readable under black text
     "convolution": "#9ecae9",

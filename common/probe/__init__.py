@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from common.fields import FieldTracker, Seen, storage, tensors_in
+from common.probe.fields import FieldTracker, Seen, storage, tensors_in
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second, which a command without tables need not wait for

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.limit import SECONDS, TooSlow, limit
-from common.wording import brief, shown, size, words
+from common.answers.limit import SECONDS, TooSlow, limit
+from common.answers.wording import brief, shown, size, words
 
 ADVICE = "use torch's functions, and no numpy, .item(), detach or no_grad"
 

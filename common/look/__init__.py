@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from common import machine, probe, run
 from common.data import Batches, ImageSet
-from common.drawing import block_svg, draw, draw_block, svg
-from common.fields import pair
-from common.hooks import first_convolution, first_of, grad_cam, last_convolution, outputs_of
+from common.look.drawing import block_svg, draw, draw_block, svg
+from common.look.hooks import first_convolution, first_of, grad_cam, last_convolution, outputs_of
+from common.probe.fields import pair
 from common.run import Run, Training
 from common.train import Evaluation
 

@@ -1,0 +1,1 @@
+"""How an answer to an exercise is judged: run with a limit, compared, and spoken of."""
