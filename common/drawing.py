@@ -114,7 +114,9 @@ def stages(model: nn.Module, shape: Shape) -> list[dict]:
         params, output = sum(call.params for call in part), part[-1].output[1:]
         heavy = kinds["convolution"] + kinds["fully connected"]
         if heavy + kinds["pooling"] == 0 and boxes:
-            boxes[-1] |= {"params": boxes[-1]["params"] + params, "output": output}
+            boxes[-1]["params"] += params
+            if kinds["join"]:
+                boxes[-1]["output"] = output
             continue
         if heavy > 1:
             counts = (kinds["convolution"], "conv"), (kinds["fully connected"], "linear")

@@ -818,7 +818,7 @@ def draw_net(seed):
                 made = step(x)
             except RuntimeError:  # too few pixels for this one
                 continue
-            if 3 <= min(made.shape[2:]) and max(made.shape[2:]) < 70:
+            if min(made.shape[2:]) >= 3 and max(made.shape[2:]) < 70:
                 steps.append(step)
                 x = made
         steps.append(nn.Conv2d(x.shape[1], 2, 1))
@@ -860,7 +860,7 @@ def check_field(row, net, x):
         first, last = span(line)
         if size == "all" or row.stride == "all":
             assert last - first + 1 == (pixels if size == "all" else int(size))
-        elif 6 < first and last < pixels - 7:  # no edge of the image, or of a map, cuts it
+        elif first > 6 and last < pixels - 7:  # no edge of the image, or of a map, cuts it
             assert last - first + 1 == int(size)
         else:
             assert last - first + 1 <= int(size)
