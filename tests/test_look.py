@@ -179,12 +179,13 @@ def test_compared_curves_are_the_runs(figures):
 
 def test_bars_are_as_long_as_their_values(figures):
     look.bars({"lenet": 40.0, "vgg": 99.25}, "Accuracy", "%", {"vgg": 99.1, "other": 1})
-    ((fig, alt),) = figures
+    look.bars({"lenet": 44_426}, "Size", "parameters")
+    (fig, alt), (_, size) = figures
+    assert size == "Size: lenet 44,426."
     assert alt == "Accuracy: lenet 40, vgg 99.25."
     (ax,) = fig.axes
     assert [bar.get_width() for bar in ax.patches] == [40, 99.25]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["lenet", "vgg"]
-    assert [text.get_text() for text in ax.texts] == ["40", "99.25"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["lenet 40", "vgg 99.25"]
     (diamond,) = ax.lines
     assert (list(diamond.get_xdata()), list(diamond.get_ydata())) == ([99.1], [1])
     assert ax.get_xlabel() == "%"
@@ -238,7 +239,7 @@ IMAGE = torch.tensor([[[[4.0, -1], [2, 0]]]])
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_grad_cam_by_hand(inplace):
-    """Weights 2/4 x 1 and 1/4 x 3, of the pixels that pass: 0.5 x - 0.75 x, above 0 at -1 only."""
+    """Weights 1/8 and 3/16 for the maps x and -x: -x / 16, above 0 where x is -1."""
     net = small_net(inplace)
     heat = look.grad_cam(net, net[0], IMAGE, torch.tensor([0]))
     assert torch.allclose(heat, torch.tensor([[[0.0, 1], [0, 0]]]))

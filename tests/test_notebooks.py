@@ -157,7 +157,7 @@ def alternative_texts(notebook: NotebookNode, name: str) -> Iterator[str]:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if bare := [kind for kind in PICTURES if kind in data]:
-                yield f"{cell.id} stores a bare {bare[0]}: use plot.show"
+                yield f"{cell.id} stores a bare {bare[0]}: use look.show"
             for tag in Pictures(data.get("text/html", "")).mute:
                 yield f"{cell.id} has an <{tag}> without alternative text"
 
@@ -494,7 +494,7 @@ def small() -> NotebookNode:
         new_code_cell(notebooks.setup_cell(), id="setup"),
         new_code_cell(f"{MARKER}\nprint(1 + 1)", id="sum", outputs=[stream("2\n")]),
         new_code_cell(
-            "plot.bars({})", id="bars", outputs=[new_output("display_data", {"text/html": figure})]
+            "look.bars({})", id="bars", outputs=[new_output("display_data", {"text/html": figure})]
         ),
         new_code_cell(
             f"{zoo.MARK}\nfrom torch import nn\nWIDTH = 6\n\n\nclass A(nn.Module):\n    pass",

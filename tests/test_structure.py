@@ -6,7 +6,7 @@ from collections import defaultdict
 from common import machine, zoo
 
 MODULES = sorted((machine.HOME / "common").rglob("*.py"))
-LONGEST = 400  # lines; a module beyond that is asking to be thought about again
+LONGEST = 500  # lines; a module beyond that is asking to be thought about again
 
 
 def trees() -> dict[str, ast.Module]:
@@ -44,13 +44,15 @@ def test_no_module_reaches_into_another_s_private_names():
 
 def test_the_lower_modules_do_not_import_the_upper_ones():
     allowed = {
-        "names": set(),
-        "session": {"names"},
-        "sources": {"session"},
-        "data": {"session", "sources", "names"},
-        "shapes": set(),
-        "probe": {"shapes"},
-        "zoo": {"session", "names", "probe", "shapes"},
+        "machine": set(),
+        "sources": {"machine"},
+        "data": {"machine", "sources"},
+        "fields": set(),
+        "probe": {"fields"},
+        "hooks": set(),
+        "drawing": {"fields", "probe"},
+        "look": {"data", "drawing", "fields", "hooks", "probe", "train"},
+        "zoo": {"machine", "probe"},
     }
     for name, expected in allowed.items():
         tree = ast.parse((machine.HOME / "common" / f"{name}.py").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import inside, machine, probe, reports, zoo
+from common import look, machine, probe, reports, zoo
 from common.compare import network
 from common.reports import CLASS_ACCURACY, LAYER_PARAMS, LAYER_SHAPES, PAPER_PARAMS, REPORTED
 
@@ -103,7 +103,7 @@ def test_a_shape_is_checked_once(monkeypatch):
 def test_the_first_look_inside_a_new_model_sees_values():
     model = zoo.build("lenet5")
     x = torch.rand(1, 1, 28, 28)
-    seen = inside.outputs_of(model.conv1, model, x)
+    seen = look.outputs_of(model.conv1, model, x)
     torch.testing.assert_close(seen, model.conv1(x))
 
 

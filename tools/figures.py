@@ -171,7 +171,8 @@ def speed(rows: list[dict]) -> str:
         names.append(name.replace("loader", "batches").replace(", loading", ", loading only"))
         told.append(f"{names[-1]} {row['ratio']:.1f} times")
     colours = [look.COLOURS[kinds.get(row["work"], 1)] for row in rows]
-    drawn = ax.barh(range(len(rows)), [row["ratio"] for row in rows], color=colours)
+    beyond = [row["ratio"] - 1 for row in rows]  # bars begin at 1, as fast as the usual way
+    drawn = ax.barh(range(len(rows)), beyond, left=1, color=colours)
     ax.bar_label(drawn, [f"{row['ratio']:.1f}" for row in rows], padding=4, fontsize=8)
     ax.set_yticks(range(len(rows)), names, fontsize=8)
     ax.invert_yaxis()
