@@ -206,7 +206,7 @@ def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorde
     Where the meta device does not do, as for `if y.mean() > 0`, one real pass on zeros does.
     Raises ValueError where the input does not fit the net.
     """
-    if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
+    if len(shape) != 4 or any(not hasattr(n, "__index__") or n < 1 for n in shape):
         raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
     try:
         return run(model, shape, True, fields)
