@@ -47,7 +47,7 @@ def prepared(model: nn.Module, path: Path) -> torch.Tensor:
     Raises ValueError, with the reason, where the file is no picture or too small to see.
     """
     about = model.about
-    header = pictures.look(path)
+    header = pictures.header_of(path)
     if min(header.width, header.height) < SMALLEST:
         raise ValueError(
             f"it has {header.width} x {header.height} pixels; expected {SMALLEST} or more each way"

@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from common import data, machine, sources
 from common.data import Batches, Images, ImageSet
-from common.sources import download, pictures
+from common.sources import mirrors, pictures
 
 
 def random_images(*shape: int) -> torch.Tensor:
@@ -150,7 +150,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         tried.append(mirror + name)
         raise ConnectionError("<b>: Temporary failure in name resolution")
 
-    monkeypatch.setattr(download, "transfer", transfer)
+    monkeypatch.setattr(mirrors, "transfer", transfer)
     return tried
 
 

@@ -190,7 +190,7 @@ def test_the_paper_s_setting():
     layers = probe.layers(net, (1, 3, 224, 224)).set_index("layer")
     assert layers.params.sum() == 6_998_552
     assert layers.mult_adds.sum() == pytest.approx(1.586e9, rel=1e-3)
-    assert layers.field["inception5b.branch5.1.act"] == 715
+    assert layers.attrs["receptive_field"] == 715
     deepest = [
         name for name in layers.index[layers.params > 0] if ".branch1." not in name
         and ".branch5." not in name and ".pool." not in name

@@ -16,7 +16,9 @@ from torchvision.models import vgg
 
 from common import data, look, probe, zoo
 from common import drawing as drawing_module
-from common.train import Evaluation, History
+from common.config import Config
+from common.run import Run
+from common.train import Evaluation
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def shown(monkeypatch):
     return bundles
 
 
-def history(epochs: int, best: float = 0.9) -> History:
+def history(epochs: int, best: float = 0.9) -> Run:
     rows = [
         {
             "epoch": e + 1, "train_loss": 2 / (e + 1), "train_accuracy": 0.1 + 0.8 * e / epochs,
@@ -54,7 +56,7 @@ def history(epochs: int, best: float = 0.9) -> History:
         }
         for e in range(epochs)
     ]  # fmt: skip
-    return History(epochs=rows)
+    return Run(None, None, Config(), epochs=rows, best_epoch=epochs)
 
 
 def picture(bundle: dict[str, str]) -> tuple[Image.Image, int]:

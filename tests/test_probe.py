@@ -575,6 +575,10 @@ FIELDS = {
     "by the batch in evaluation too": (
         lambda: nn.BatchNorm2d(1, track_running_stats=False), "all",
     ),
+    "transposed, with gaps, after all": (
+        lambda: nn.Sequential(nn.GroupNorm(1, 1), nn.ConvTranspose2d(1, 1, 1, 2)), "not known",
+    ),
+    "beside random numbers": (lambda: Apply(lambda x: x + torch.rand_like(x)), 1),
     "the mean of a part": (lambda: Apply(lambda x: x[:, :, 2:].mean((2, 3))), "14 x 16"),
     "columns alone": (lambda: Apply(lambda x: x.mean(2, keepdim=True)), "16 x 1"),
 }  # fmt: skip

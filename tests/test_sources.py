@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from common import data, sources
-from common.sources import download
+from common.sources import mirrors
 
 # ---------------------------------------------------------------------------------------- files
 
@@ -254,8 +254,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent server is given up after 0.2 s, a slow one after 0.4 s."""
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(download, "SLOW_AFTER_S", 0.4)
+    monkeypatch.setattr(mirrors, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(mirrors, "SLOW_AFTER_S", 0.4)
 
 
 Offer = Callable[..., None]
@@ -447,7 +447,7 @@ def test_an_interrupted_download_leaves_nothing(
 ):
     offer("good")
     root = tmp_path / "new"
-    transfer = download.transfer
+    transfer = mirrors.transfer
 
     def interrupted(mirror: str, name: str, *rest) -> None:
         transfer(mirror, name, *rest)
@@ -455,7 +455,7 @@ def test_an_interrupted_download_leaves_nothing(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "transfer", interrupted)
+        patch.setattr(mirrors, "transfer", interrupted)
         with pytest.raises(KeyboardInterrupt):
             data.load("mnist", root=root)
     assert not list(root.iterdir())
@@ -518,7 +518,7 @@ def test_who_waits_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):
     held, entered = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with download.locked(tmp_path / "lock"):
+        with mirrors.locked(tmp_path / "lock"):
             entered.set()
             held.wait()
 
@@ -527,7 +527,7 @@ def test_who_waits_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):
     entered.wait()
     assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
     threading.Timer(0.2, held.set).start()
-    with download.locked(tmp_path / "lock", "Another process is at it."):
+    with mirrors.locked(tmp_path / "lock", "Another process is at it."):
         assert held.is_set()
     thread.join()
     assert "Another process is at it." in capsys.readouterr().err
@@ -561,7 +561,7 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: Path, monkeypatch: pytest.M
     def transfer(mirror: str, name: str, md5: str, folder: Path, most: int) -> None:
         shutil.copy(tmp_path / "evil.tar.gz", folder / name)
 
-    monkeypatch.setattr(download, "transfer", transfer)
+    monkeypatch.setattr(mirrors, "transfer", transfer)
     with pytest.raises(FileNotFoundError, match="download failed"):
         data.load("cifar10", root=tmp_path / "a/b", strict=True)
     assert not list(tmp_path.rglob("evil-2"))

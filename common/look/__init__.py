@@ -239,24 +239,31 @@ def bars(
     reference = {name: v for name, v in (reference or {}).items() if name in values}
     fig, ax = figure(size=(7, 0.42 * len(values) + 1.1))
     names = list(values)
-    drawn = ax.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.6)
-    ax.bar_label(drawn, [f"{value:,.4g}" for value in values.values()], padding=8, fontsize=8)
+    ax.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.6)
     if reference:
         places = [names.index(name) for name in reference]
         style = {"mfc": "white", "mec": COLOURS[1], "label": "report"}
         ax.plot(list(reference.values()), places, "D", **style)
         ax.legend(loc="lower right")
-    ax.set_yticks(range(len(names)), names)
+    told = [f"{name} {number(value)}" for name, value in values.items()]
+    ax.set_yticks(range(len(names)), told)
     ax.invert_yaxis()
     everything = [*values.values(), *reference.values()]
     low, high = min(everything), max(everything)
-    ax.margins(x=0.12)
+    if high >= 1000:
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.locator_params(axis="x", nbins=4)  # long numbers need room
     if low > 0.5 * high:  # bars that hardly differ: cut the axis, and say so
-        ax.set_xlim(low - 0.5 * (high - low) - 1e-9, high + 0.15 * (high - low) + 1e-9)
+        ax.set_xlim(low - 0.5 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
         label += ", axis cut"
     ax.set_xlabel(label)
     fig.suptitle(title, fontsize=11)
-    show(fig, f"{title}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()) + ".")
+    show(fig, f"{title}: {', '.join(told)}.")
+
+
+def number(value: float) -> str:
+    """Four digits, or a whole number with thousands separators."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 # ------------------------------------------------------------------------------- inside a net
@@ -350,9 +357,11 @@ def numbers(ax: "Axes", values: torch.Tensor, title: str, colour_map: str = "gra
     for (row, column), value in np.ndenumerate(values.numpy()):
         dark = (value - low) < 0.5 * (high - low)
         style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
-        ax.text(column, row, f"{value:.4g}", fontsize=9, **style)
-    ax.set_title(title)
-    ax.set_axis_off()
+        ax.text(column, row, f"{value + 0.0:.4g}", fontsize=9, **style)  # -0 is 0
+    ax.set_title(title, fontsize=9)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
+    ax.grid(False)
 
 
 def convolution(
@@ -387,7 +396,8 @@ def convolution(
         numbers(second, kernel[c], "× kernel")
         numbers(third, products[c], f"= products, sum {products[c].sum():.4g}")
         last.set_axis_off()
-    numbers(axes[0, 3], output, "output" + (", summed over channels" if C > 1 else ""))
+    axes[0, 3].set_axis_on()
+    numbers(axes[0, 3], output, "output: all sums" if C > 1 else "output")
     axes[0, 3].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
     fig.suptitle(title)
     sums = " + ".join(f"{value:.4g}" for value in products.sum((1, 2)).tolist())
@@ -457,7 +467,8 @@ def from_pixels_to_class(
             ax.imshow(to_picture(values[None]), cmap="gray" if name == "image" else "viridis")
     for ax in axes[-1]:
         ax.remove()
-    ax = fig.add_subplot(axes[-1, 0].get_gridspec()[-1, :])
+    with matplotlib.rc_context(STYLE):
+        ax = fig.add_subplot(axes[-1, 0].get_gridspec()[-1, :])
     ax.bar(range(len(classes)), 100 * answer, color=COLOURS[0])
     ax.set_xticks(range(len(classes)), classes, fontsize=8)
     ax.set(ylabel="probability (%)", ylim=(0, 100))

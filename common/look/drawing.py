@@ -26,7 +26,7 @@ IN_PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Sequential)  # change no
 MARGIN, LINE, INK, GREY = 14, 16, "#222", "#555"
 
 
-def describe(call: Call) -> tuple[str, str]:
+def words_for(call: Call) -> tuple[str, str]:
     """(kind, words) of a step; kind "" for what belongs to its neighbour, as an activation does."""
     module, kind = call.module, call.kind
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -66,7 +66,7 @@ def svg_page(width: float, height: float, title: str, alt: str, parts: list[str]
             'font-family="Helvetica, Arial, sans-serif" font-size="13" text-anchor="middle">',
             f"<title>{escape(alt)}</title>",
             f'<rect width="{width:g}" height="{height:g}" fill="white"/>',
-            text(MARGIN, 24, title, 'font-size="15" font-weight="bold" text-anchor="start"'),
+            written(MARGIN, 24, title, 'font-size="15" font-weight="bold" text-anchor="start"'),
             *parts,
             "</svg>",
             "",
@@ -74,7 +74,7 @@ def svg_page(width: float, height: float, title: str, alt: str, parts: list[str]
     )
 
 
-def text(x: float, y: float, words: str, style: str = "") -> str:
+def written(x: float, y: float, words: str, style: str = "") -> str:
     return f'<text x="{x:g}" y="{y:g}" fill="{INK}" {style}>{escape(words)}</text>'
 
 
@@ -109,12 +109,14 @@ def stages(model: nn.Module, shape: Shape) -> list[dict]:
     calls = probe.trace(model, shape)[0].calls
     for name, group in groupby(calls, key=lambda call: call.part):
         part = list(group)
-        told = [describe(call) for call in part]
+        told = [words_for(call) for call in part]
         kinds = Counter(kind for kind, _ in told)
         params, output = sum(call.params for call in part), part[-1].output[1:]
         heavy = kinds["convolution"] + kinds["fully connected"]
         if heavy + kinds["pooling"] == 0 and boxes:
-            boxes[-1] |= {"params": boxes[-1]["params"] + params, "output": output}
+            boxes[-1]["params"] += params
+            if kinds["join"]:
+                boxes[-1]["output"] = output
             continue
         if heavy > 1:
             counts = (kinds["convolution"], "conv"), (kinds["fully connected"], "linear")
@@ -150,11 +152,11 @@ def svg(model: nn.Module, shape: Shape, title: str, most: int = 5) -> str:
         below, centre = middle + tallest / 2, x + box / 2
         parts.append(rectangle(x, middle - tall / 2, box, tall, made["kind"]))
         first, _, second = made["words"].partition(", ")
-        parts.append(text(centre, middle + (-3 if second else 5), first))
-        parts += [text(centre, middle + 13, second)] if second else []
-        parts.append(text(centre, below + 16, made["name"], 'font-weight="bold"'))
-        parts.append(text(centre, below + 32, sizes(made["output"])))
-        parts += [text(centre, below + 48, f"{made['params']:,}")] if made["params"] else []
+        parts.append(written(centre, middle + (-3 if second else 5), first))
+        parts += [written(centre, middle + 13, second)] if second else []
+        parts.append(written(centre, below + 16, made["name"], 'font-weight="bold"'))
+        parts.append(written(centre, below + 32, sizes(made["output"])))
+        parts += [written(centre, below + 48, f"{made['params']:,}")] if made["params"] else []
         if i % columns:
             parts.append(arrow(f"M{x - gap + 2:g} {middle:g}H{x - 2:g}", x - 2, middle, "right"))
         told.append(f"{made['words']} to {sizes(made['output'])}")
@@ -184,7 +186,7 @@ class Box:
 
     def take(self, call: Call) -> None:
         """Put a further step into the box."""
-        kind, words = describe(call)
+        kind, words = words_for(call)
         self.output, self.params = call.output, self.params + call.params
         if not kind:
             (self.after if self.kind else self.before).append(words)
@@ -226,7 +228,7 @@ def boxes_of(calls: list[Call]) -> list[Box]:
     for i in drawn:
         sources = [place[source] for source in inputs[i]]
         last = boxes[sources[0]] if len(sources) == 1 and sources[0] != IMAGE else None
-        if not last or uses[inputs[i][0]] > 1 or (last.kind and describe(calls[i])[0]):
+        if not last or uses[inputs[i][0]] > 1 or (last.kind and words_for(calls[i])[0]):
             last = Box("", calls[i].output, sources)
             boxes.append(last)
         last.take(calls[i])
@@ -279,7 +281,7 @@ def block_svg(module: nn.Module, shape: Shape, title: str) -> str:
         parts.append(rectangle(x - width / 2, top, width, tall, box.kind))
         for i, line in enumerate(lines):
             bold = 'font-weight="bold"' if i == 0 and box.name else ""
-            parts.append(text(x, top + 17 + i * LINE, line, f'font-size="12" {bold}'))
+            parts.append(written(x, top + 17 + i * LINE, line, f'font-size="12" {bold}'))
         told.append(" ".join(lines))
         for source in (start if s == IMAGE else boxes[s] for s in box.sources):
             a, low = MARGIN + source.lane * step + width / 2, bottoms[id(source)]
@@ -295,7 +297,7 @@ def block_svg(module: nn.Module, shape: Shape, title: str) -> str:
                 parts.append(arrow(path, x + width / 2 - 14, top - 1))
                 if box.main == "add":
                     style = 'font-size="12" text-anchor="start"'
-                    parts.append(text(reach - 6, (low + top) / 2, "shortcut", style))
+                    parts.append(written(reach - 6, (low + top) / 2, "shortcut", style))
                     right = max(right, reach + 50)
             else:
                 turn = tops[box.rank] - between
@@ -304,7 +306,7 @@ def block_svg(module: nn.Module, shape: Shape, title: str) -> str:
     params = sum(call.params for call in recorder.calls)
     cost = sum(call.mult_adds for call in recorder.calls)
     heading = f"{params:,} parameters, {cost:,} mult-adds"
-    parts.append(text(MARGIN, 40, heading, 'font-size="12" text-anchor="start"'))
+    parts.append(written(MARGIN, 40, heading, 'font-size="12" text-anchor="start"'))
     alt = f"{title}: {heading}. " + "; ".join(told) + "."
     return svg_page(max(right + MARGIN, 330), y - between + MARGIN, title, alt, parts)
 

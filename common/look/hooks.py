@@ -85,7 +85,7 @@ def grad_cam(
 
     with torch.inference_mode(False), torch.enable_grad(), listening(layer, model, keep):
         logits = first_of(model(x.clone()), model)
-        chosen = logits.gather(1, classes[:, None].to(logits.device)).sum()
+        chosen = logits.gather(1, classes.clone()[:, None].to(logits.device)).sum()
         if not kept or not chosen.requires_grad:
             raise ValueError(f"The logits do not depend on this {type(layer).__name__}.")
         gradients = torch.autograd.grad(chosen, kept, allow_unused=True)

@@ -115,7 +115,7 @@ class Recorder(TorchDispatchMode):
             return result
         self.alive += outputs
         owners = [self.owners[storage(t)] for t in inputs if storage(t) in self.owners]
-        cost = mult_adds_of(operation, args, kwargs or {}, result)
+        cost = cost_of(operation, args, kwargs or {}, result)
         depth = max((self.depths.get(id(t), 0) for t in inputs), default=0)
         depth += bool(cost and owners and operation not in NORMALISATIONS)
         for tensor in outputs:
@@ -148,7 +148,7 @@ NORMALISATIONS = (
 )  # fmt: skip
 
 
-def mult_adds_of(operation, args: tuple, kwargs: dict, result) -> int:
+def cost_of(operation, args: tuple, kwargs: dict, result) -> int:
     """Mult-adds of one operation: torch's own count, and one for each output that has a bias.
 
     A normalisation's weights count once an image, as torchinfo has it.
@@ -206,7 +206,7 @@ def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorde
     Where the meta device does not do, as for `if y.mean() > 0`, one real pass on zeros does.
     Raises ValueError where the input does not fit the net.
     """
-    if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
+    if len(shape) != 4 or any(not hasattr(n, "__index__") or n < 1 for n in shape):
         raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
     try:
         return run(model, shape, True, fields)

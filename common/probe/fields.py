@@ -73,12 +73,17 @@ class Axis:
         `rate` is the number of new positions to one of the old.
         """
         if self.flat:
-            return self
+            gaps = np.all([place == HOLE for place in places(np.arange(size))], 0)
+            if not gaps.any():
+                return self
+            edged = np.where(gaps, [[np.inf], [-np.inf]], self.edged)
+            return Axis(self.pixels, np.full((2, size), np.nan), edged)  # not the same everywhere
         margin = (self.free.shape[1] - self.size) // 2
         reach = min(int(margin * rate), MARGIN)
         taps = places(np.arange(-reach, size + reach))
-        ends = [place[place != HOLE] if rate > 1 else place for place in taps]
-        lowest, highest = min(e.min() for e in ends), max(e.max() for e in ends)
+        reached = np.concatenate(taps)
+        reached = reached[reached != HOLE]
+        lowest, highest = reached.min(initial=0), reached.max(initial=0)
         if lowest < -margin or highest >= self.size + margin:  # keep what needs no more margin
             over = max(-margin - lowest, highest - self.size - margin + 1)
             reach = max(reach - math.ceil(over * rate) - 1, 0)
@@ -236,8 +241,9 @@ class FieldTracker:
         given = tensors_in([args, kwargs])
         known = [t for t in given if id(t) in self.fields]
         lost = self.overwritten and any(storage(t) in self.overwritten for t in given)
-        if not known and not lost:
-            return
+        name = operation.overloadpacket.__name__
+        if not (known or lost) or name.endswith("_like") or name.startswith("new_"):
+            return  # what has only the shape of a map sees nothing
         outputs, seen = tensors_in(result), None
         if outputs and not lost and all(self.fields[id(t)] for t in known):
             seen = self.follow(operation, args, known, outputs[0])
@@ -257,7 +263,8 @@ class FieldTracker:
         first = fields[0]
         if torch.Tag.pointwise in operation.tags or kind in POINTWISE:
             return pointwise(fields, known, output)
-        if all(field.flat for field in fields):  # whatever is done, all values see the same
+        gaps = kind is aten.convolution and args[6]  # transposed: some values may see nothing
+        if all(field.flat for field in fields) and not gaps:  # whatever is done to them
             return Seen(*(union(axes, 1) for axes in by_axis(fields)))
         if kind in (aten.cat, aten.concatenate):
             return concatenated(args, fields, known, output)

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from torchvision import datasets
 
 from common import machine
-from common.sources.download import Known, download, missing, verify
+from common.sources.mirrors import Known, download, missing, verify
 
 SAMPLES = machine.HOME / "samples"
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common import machine
 from common.sources import Parts
-from common.sources.download import locked, progress
+from common.sources.mirrors import locked, progress
 
 SIZE = 64  # pixels a side, for pictures of unlike or large sizes
 LARGEST = 512 * 512  # pixels; larger pictures are reduced even where all have the same size
