@@ -23,12 +23,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 NAMES = {
     "Batches": "data",
     "Config": "config",
-    "check": "check",
     "evaluate": "train",
     "fit": "train",
-    "hint": "check",
     "judge": "records",
-    "solution": "check",
 }
 
 

@@ -47,12 +47,12 @@ def prepared(model: nn.Module, path: Path) -> torch.Tensor:
     Raises ValueError, with the reason, where the file is no picture or too small to see.
     """
     about = model.about
-    header = pictures.header_of(path)
+    header = pictures.read_header(path)
     if min(header.width, header.height) < SMALLEST:
         raise ValueError(
             f"it has {header.width} x {header.height} pixels; expected {SMALLEST} or more each way"
         )
-    values = pictures.read(path, about["channels"] == 1, about["image_size"])
+    values = pictures.read_picture(path, about["channels"] == 1, about["image_size"])
     x = torch.tensor(values).float() / 255
     mean, std = (torch.tensor(about[key]).view(-1, 1, 1) for key in ("mean", "std"))
     return ((x - mean) / std)[None].to(machine.device())

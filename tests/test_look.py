@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torchvision.models import vgg
 
 from common import data, look, probe, zoo
-from common import drawing as drawing_module
 from common.config import Config
+from common.look import drawing as drawing_module
 from common.run import Run
 from common.train import Evaluation
 

@@ -45,11 +45,13 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not i
 def stubs(folder: Path, gpu: bool = False, torchinfo: bool = True, pip_fails: bool = False) -> Path:
     """A folder of stand-ins for installed packages; its pip writes down what it is asked."""
     folder.mkdir(parents=True)
-    (folder / "torch.py").write_text(TORCH.format(gpu=gpu))
+    (folder / "torch").mkdir()
+    (folder / "torch/__init__.py").write_text(TORCH.format(gpu=gpu))
+    (folder / "torch/overrides.py").write_text("class TorchFunctionMode: pass")
     (folder / "pandas.py").write_text("")
     (folder / "pip.py").write_text(PIP.format(code=int(pip_fails)))
-    if torchinfo:
-        (folder / "torchinfo.py").write_text("")
+    for name in ("safetensors", "pooch", *(["torchinfo"] * torchinfo)):
+        (folder / f"{name}.py").write_text("")
     return folder
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from common import machine, zoo
 
 MODULES = sorted((machine.HOME / "common").rglob("*.py"))
-LONGEST = 470  # lines; a module beyond that is asking to be thought about again
+LONGEST = 480  # lines; a module beyond that is asking to be thought about again
 
 
 def trees() -> dict[str, ast.Module]:

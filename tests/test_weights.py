@@ -232,7 +232,7 @@ def test_the_command_line(kept, tmp_path, capsys):
     (line,) = out.splitlines()
     assert line.startswith(f"{folder / 'inside/good.png'}: class ")
     assert line.count("%") == 3
-    assert "bad.jpg: it is no image" in err
+    assert "bad.jpg: Pillow finds no image in it" in err
     assert "dot.png: it has 1 x 1 pixels" in err
     assert "missing.jpg: " in err
     assert main(["predict", str(path), str(folder / "inside"), "--top", "1"]) == 0

@@ -257,8 +257,9 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 def words(notebook: NotebookNode) -> int:
-    """Words of prose in the markdown cells: no tables, code or pictures."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    """Words of prose in the markdown cells: no exercises, tables, code or pictures."""
+    told = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    text = "\n".join(cell.source for cell in told if not cell.id.startswith("ask-"))
     lines = [line for line in text.splitlines() if not line.lstrip().startswith(("|", "!["))]
     return len(re.findall(r"[A-Za-z][\w'-]*", "\n".join(lines)))
 

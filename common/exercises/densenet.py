@@ -301,7 +301,8 @@ Return the pile after the last layer, a tensor.""",
     Exercise(
         solution=without_source,
         statement="""\
-Is an old map needed, or only kept? Silence it, and look.
+Is an old map needed, or only kept?
+Silence it, and look.
 A 1 × 1 convolution with `weight` (K, C, 1, 1) and no bias reads a pile `x` (N, C, H, W): first \
 the `entry` maps that came into the block, which are source 0, then `growth_rate` maps from each \
 layer, sources 1, 2 and so on.

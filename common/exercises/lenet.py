@@ -321,7 +321,7 @@ Return a number; the check then trains the net.""",
         statement="""\
 **Find the fault.**
 A net stays at 10 %, and its loss is the same in every epoch, to the last digit.
-`sentinel` finds no dead layer, and the gradients are not small.
+`fit` names no dead layer, and the gradients are not small.
 Its training step is below; mend it.
 It takes one step of `optimizer` for the images `x` and labels `y`, and returns the loss, as a \
 tensor or a number.""",

@@ -209,15 +209,17 @@ def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorde
     if len(shape) != 4 or any(not hasattr(n, "__index__") or n < 1 for n in shape):
         raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
     try:
-        return run(model, shape, True, fields)
+        return passed(model, shape, True, fields)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # not followed without values: the real pass says whether it is wrong
         bare = any(p.is_meta for p in model.parameters())
-        return run(model, shape, bare, fields, Witness())
+        return passed(model, shape, bare, fields, Witness())
 
 
-def run(model: nn.Module, shape: Shape, meta: bool, fields: bool, witness: "Witness | None" = None):
+def passed(
+    model: nn.Module, shape: Shape, meta: bool, fields: bool, witness: "Witness | None" = None
+):
     """One recorded pass of a copy; with a `witness`, a misfit is explained by a ValueError."""
     net = rehearse(model, meta)
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))

@@ -59,7 +59,7 @@ def missing(known: Known, root: Path) -> list[str]:
     return [name for name in known.hashes if not (root / known.folder / name).is_file()]
 
 
-def progress(items: Any = None, description: str = "", **options: Any) -> tqdm:
+def progress_bar(items: Any = None, description: str = "", **options: Any) -> tqdm:
     """A progress bar that is gone at the end, and that a log file never sees."""
     watched = machine.in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
     return tqdm(items, description, leave=False, mininterval=0.5, disable=not watched, **options)
@@ -221,7 +221,7 @@ def transfer(mirror: str, name: str, md5: str, folder: Path, most: int) -> None:
     threading.Thread(target=work, daemon=True).start()
     start = time.monotonic()
     try:
-        with progress(description=name, unit="B", unit_scale=True) as bar:
+        with progress_bar(description=name, unit="B", unit_scale=True) as bar:
             while not futures.wait([outcome], timeout=0.05).done:
                 bar.total = watch.total or None
                 bar.update(watch.size() - bar.n)

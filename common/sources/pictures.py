@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common import machine
 from common.sources import Parts
-from common.sources.mirrors import locked, progress
+from common.sources.mirrors import locked, progress_bar
 
 SIZE = 64  # pixels a side, for pictures of unlike or large sizes
 LARGEST = 512 * 512  # pixels; larger pictures are reduced even where all have the same size
@@ -287,7 +287,7 @@ def read_picture(path: Path, grey: bool, side: int | None) -> np.ndarray:
 def decode(root: Path, files: list[str], size: int | None) -> Decoded:
     """Decode the pictures among the files; what is bad, what no picture, and notes go with them."""
     headers, bad, others = {}, {}, {}
-    for name in progress(files, "reading headers", delay=1):
+    for name in progress_bar(files, "reading headers", delay=1):
         try:
             headers[name] = read_header(root / name)
         except ValueError as error:
@@ -301,7 +301,7 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
 
     images = np.empty((len(headers), 1 if grey else 3, height, width), np.uint8)
     n = 0
-    for name in progress(headers, "decoding images", delay=1):
+    for name in progress_bar(headers, "decoding images", delay=1):
         try:
             images[n] = read_picture(root / name, grey, side)
             n += 1
