@@ -49,14 +49,15 @@ def written(drawing: str) -> list[str]:
 
 
 def test_the_timeline_names_every_architecture(drawn: dict[str, str]):
-    for name, label, idea in figures.LINE:
-        assert {label, idea, f"{zoo.variant(name).params:,}"} <= set(written(drawn["timeline"]))
+    words = set(written(drawn["timeline"]))
+    for about in zoo.architectures().values():
+        assert {about.name, about.added, str(about.year)} <= words
     assert told(drawn["timeline"]).startswith("1998 LeNet-5: shared kernels, pooling, 44,426")
 
 
 def test_a_scatter_has_a_point_for_each_row():
     frame = pd.DataFrame(
-        {"model": ["a", "b"], "accuracy": [90.0, 91.5], "params": [10_000, 2_000_000]}
+        {"network": ["a", "b"], "accuracy": [90.0, 91.5], "params": [10_000, 2_000_000]}
     )
     drawing = figures.scatter(frame, "params", "parameters", "Accuracy")
     assert told(drawing) == "Accuracy: b 91.5 % at 2,000,000; a 90.0 % at 10,000."

@@ -2,11 +2,12 @@
 models and records."""
 
 import io
+import re
 import sys
+from html import escape
 
 import matplotlib
 import pandas as pd
-import seaborn as sns
 
 from common import compare, experiments, look, machine, records, zoo
 from tools import bench, scaling
@@ -38,76 +39,93 @@ def everything() -> dict[str, str]:
     drawings["timeline"] = timeline()
     board = compare.leaderboard(records.read_all(yours=False)[0])
     if len(board):
-        drawings["accuracy_params"] = accuracy(board, "params", "parameters")
-        drawings["accuracy_mult_adds"] = accuracy(board, "mult_adds", "mult-adds for one image")
+        title = "CIFAR-10 (JPEG copy), one recipe: accuracy against "
+        for cost, label in (("params", "parameters"), ("mult_adds", "mult-adds for one image")):
+            drawings[f"accuracy_{cost}"] = scatter(board, cost, label, title + label)
     if measured := [row for row in bench.read_rows("speed") if row["name"] != "start"]:
         drawings["speed"] = speed([r for r in measured if r["device"] == measured[0]["device"]])
     return drawings
 
 
-def as_svg(fig, alt: str) -> str:
-    """A figure as SVG with a text alternative, free of dates and random names."""
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "cnn-workbook", "svg.fonttype": "none"}):
-        fig.savefig(text, format="svg", metadata={"Date": None, "Title": alt}, facecolor="white")
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
-    return "\n".join(lines) + "\n"
+def chart(fig, alt: str) -> str:
+    """A figure as SVG text that depends on nothing but what it shows, with a text alternative."""
+    settings = {"svg.hashsalt": "figures", "svg.fonttype": "none", "font.family": "sans-serif"}
+    settings |= {"font.sans-serif": ["DejaVu Sans"]}  # matplotlib's own, there on every machine
+    buffer = io.StringIO()
+    with matplotlib.rc_context(settings):
+        fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": alt})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)  # as wide as the page
+    label = f'<svg role="img" aria-label="{escape(alt)}" style="background:white"'
+    return "\n".join(line.rstrip() for line in text.replace("<svg", label, 1).splitlines()) + "\n"
 
 
 def timeline() -> str:
-    """The architectures in order of publication, each with what it added and its size."""
+    """The course's architectures in order of publication, each with what it added and its size."""
     rows = sorted(zoo.architectures().items(), key=lambda row: row[1].year)
-    fig, ax = look.figure(size=(10, 2.4))
-    ax.set_axis_off()
-    ax.axhline(0, color="#555", zorder=0)
-    ax.set(xlim=(-0.5, len(rows) - 0.5), ylim=(-1.1, 0.9))
+    fig, ax = look.figure(size=(7.6, 0.46 * len(rows) + 0.7))
     told = []
-    for x, (name, about) in enumerate(rows):
-        first = next(n for n in zoo.names() if zoo.notebook_of(n).stem[3:] == name)
-        millions = zoo.variant(first).params / 1e6
-        count = f"{millions:.{0 if millions > 10 else 1 if millions > 1 else 2}f} M parameters"
-        ax.plot(x, 0, "o", ms=9, color=look.COLOURS[0])
-        ax.text(x, 0.5, about.name, ha="center", weight="bold", fontsize=10)
-        ax.text(x, 0.22, str(about.year), ha="center", fontsize=9)
-        added = about.added.replace(", ", "\n").replace(" that ", "\nthat ")
-        ax.text(x, -0.2, f"{added}\n{count}", ha="center", va="top", fontsize=8)
-        told.append(f"{about.year} {about.name}: {about.added}, {count}")
-    title = "The architectures, what each added, and its size as built here"
-    ax.set_title(title)
-    return as_svg(fig, f"{title}. {'; '.join(told)}.")
+    for i, (notebook, about) in enumerate(rows):
+        label, year, idea = about.name, about.year, about.added
+        first = next(n for n in zoo.names() if zoo.notebook_of(n).stem[3:] == notebook)
+        params = zoo.variant(first).params
+        ax.plot(0, i, "o", ms=9, color=look.COLOURS[0])
+        ax.text(-0.25, i, f"{year}", ha="right", va="center")
+        ax.text(0.25, i, label, va="center", weight="bold")
+        ax.text(1.7, i, idea, va="center")
+        ax.text(6.6, i, f"{params:,}", ha="right", va="center")
+        told.append(f"{year} {label}: {idea}, {params:,} parameters")
+    ax.plot([0, 0], [0, len(rows) - 1], color="#555555", zorder=0)
+    ax.text(6.6, -0.9, "parameters", ha="right", va="center")
+    ax.set(xlim=(-1, 6.7), ylim=(len(rows) - 0.5, -1.3))
+    ax.set_axis_off()
+    ax.set_title("The architectures, what each added, and its parameters as built here", loc="left")
+    return chart(fig, "; ".join(told) + ".")
 
 
-def accuracy(board: pd.DataFrame, cost: str, label: str) -> str:
-    """Test accuracy against a cost, a point a network, with the Pareto front."""
-    fig, ax = look.figure(size=(7.5, 4))
-    sns.scatterplot(board, x=cost, y="accuracy", hue="architecture", style="architecture",
-                    s=90, legend=False, ax=ax)  # fmt: skip
-    for row in board.itertuples():
-        ax.annotate(row.network, (getattr(row, cost), row.accuracy), xytext=(6, 6), fontsize=8,
-                    textcoords="offset points")  # fmt: skip
-    front = board[compare.pareto(board, cost)].sort_values(cost)
-    ax.plot(front[cost], front["accuracy"], "k", lw=1, drawstyle="steps-post")
-    title = f"CIFAR-10 (JPEG copy), one recipe: accuracy against {label}"
-    ax.set(xscale="log", title=title, xlabel=label, ylabel="test accuracy (%)")
-    ax.margins(x=0.2, y=0.15)
-    told = [f"{r.network} {r.accuracy:.1f} % at {getattr(r, cost):,}" for r in board.itertuples()]
-    return as_svg(fig, f"{title}: {'; '.join(told)}.")
+def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
+    """Test accuracy (%) against the column `cost` (logarithmic), a point a row, named by model."""
+    fig, ax = look.figure(size=(7.6, 4))
+    told = []
+    ax.set_xscale("log")
+    rows = frame.sort_values("accuracy", ascending=False)
+    for i, row in enumerate(rows.itertuples()):
+        value, marker = getattr(row, cost), look.MARKERS[i % 8]
+        style = {"ms": 8, "mec": "#222222", "label": f"{row.accuracy:.1f}  {row.network}"}
+        ax.plot(value, row.accuracy, marker, **style)
+        told.append(f"{row.network} {row.accuracy:.1f} % at {value:,}")
+    ax.set(xlabel=f"{label} (logarithmic)", ylabel="test accuracy (%)")
+    fig.suptitle(title.replace(": ", ":\n"), fontsize=11)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return chart(fig, f"{title}: " + "; ".join(told) + ".")
 
 
 def speed(rows: list[dict]) -> str:
     """How many times as fast as the conventional way: a bar a row of the benchmark."""
-    labels = [f"{row['name']} at {row['image_size']}, {row['work']}" for row in rows]
-    fig, ax = look.figure(size=(8, 0.26 * len(rows) + 1.2))
-    colours = [look.COLOURS[{"evaluation": 2, "loading": 1}.get(row["work"], 0)] for row in rows]
-    bars = ax.barh(labels, [row["ratio"] for row in rows], color=colours)
-    ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    kinds = {"training": 0, "evaluation": 2}
+    fig, ax = look.figure(size=(7.6, 0.27 * len(rows) + 1))
+    names, told = [], []
+    for row in rows:
+        name = f"{row['name']} at {row['image_size']}, {row['work']}"
+        names.append(name.replace("loader", "batches").replace(", loading", ", loading only"))
+        told.append(f"{names[-1]} {row['ratio']:.1f} times")
+    colours = [look.COLOURS[kinds.get(row["work"], 1)] for row in rows]
+    beyond = [row["ratio"] - 1 for row in rows]  # bars begin at 1, as fast as the usual way
+    drawn = ax.barh(range(len(rows)), beyond, left=1, color=colours)
+    ax.bar_label(drawn, [f"{row['ratio']:.1f}" for row in rows], padding=4, fontsize=8)
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
     ax.invert_yaxis()
-    formats = ", ".join(sorted({row["precision"] for row in rows}))
-    title = f"Our loop ({formats}) against the usual one (fp32)\n{rows[0]['device']}"
-    ax.set(xscale="log", title=title, xlabel="times as many images a second (logarithmic)")
-    ax.axvline(1, color="k", lw=0.8)
-    told = [f"{label} {row['ratio']:.1f}" for label, row in zip(labels, rows, strict=True)]
-    return as_svg(fig, f"{title}: times as fast: {'; '.join(told)}.")
+    ax.set_xscale("log")
+    most = max(row["ratio"] for row in rows)
+    ax.set_xlim(min(1, *(row["ratio"] for row in rows)), 1.3 * most)
+    ticks = [times for times in (1, 2, 5, 10, 20, 50, 100, 200) if times <= most]
+    ax.set_xticks(ticks, map(str, ticks))
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("times as many images a second as the conventional way (logarithmic)")
+    title = f"Our loop against a DataLoader with PIL in fp32, on {rows[0]['device']}"
+    fig.suptitle(title, fontsize=11)
+    return chart(fig, f"{title}: " + "; ".join(told) + ".")
 
 
 # ------------------------------------------------------------------------------------- documents
