@@ -208,7 +208,7 @@ def classes(notebook: NotebookNode, name: str) -> Iterator[str]:
 def setup_first(notebook: NotebookNode, name: str) -> Iterator[str]:
     first = code_cells(notebook)[0]
     if (first.id, first.source) != ("setup", notebooks.setup_cell()):
-        yield "the first code cell is not the setup cell: run `python -m common sync`"
+        yield "the first code cell is not the setup cell: run `python -m tools.notebooks`"
 
 
 @rule
@@ -257,7 +257,7 @@ def exercises(notebook: NotebookNode, name: str) -> Iterator[str]:
     notebooks.sync(synced)
     for cell, right in zip(notebook.cells, synced.cells, strict=True):
         if cell.source != right.source:
-            yield f"{cell.id} is not what `python -m common sync` writes"
+            yield f"{cell.id} is not what `python -m tools.notebooks` writes"
 
 
 def prose(source: str) -> Iterator[tuple[str, bool]]:

@@ -140,7 +140,7 @@ def test_is_the_same_in_every_notebook():
     assert notebooks.paths()
     for path in notebooks.paths():
         found = [cell.source for cell in notebooks.read(path).cells if cell.id == "setup"]
-        assert found == [notebooks.setup_cell()], f"{path.name}: run `python -m common sync`"
+        assert found == [notebooks.setup_cell()], f"{path.name}: run `python -m tools.notebooks`"
 
 
 def test_is_as_the_formatter_leaves_it():
