@@ -133,8 +133,8 @@ def first_kernel(images=2_000, epochs=3, seeds=(0, 1)):
     for stem in ((11, 4, 1), (5, 2, 2), (3, 2, 1)):
         for seed in seeds:
             torch.manual_seed(seed)
-            net = AlexNet(image_size=64, width=0.125, stem=stem)
-            settings = Config(epochs=epochs, lr=1e-3, image_size=64, train_images=images, seed=seed)
+            net = AlexNet(image_size=96, width=0.125, stem=stem)
+            settings = Config(epochs=epochs, lr=1e-3, image_size=96, train_images=images, seed=seed)
             history = fit(net, fashion, settings, show=False)
             accuracies[stem, seed] = history.frame().val_accuracy.iloc[-1]
     return accuracies
@@ -335,7 +335,7 @@ Does the first kernel have to be 11 pixels wide?
 Train `AlexNet` with three stems, (kernel, stride, padding), on few images, and compare.
 Write the experiment as a function and run it; the check shows what to judge it by.""",
         hints=(
-            "AlexNet(image_size=64, width=0.125, stem=(5, 2, 2)) is small enough for a laptop.",
+            "AlexNet(image_size=96, width=0.125, stem=(5, 2, 2)) is small enough for a laptop.",
             "A stem with a smaller stride leaves more places: the work differs, not only the "
             "kernel. Which comparison is fair?",
         ),

@@ -202,7 +202,7 @@ def which_old_maps(images=4_000, epochs=3, seeds=(0, 1)):
     losses = {}
     for seed in seeds:
         torch.manual_seed(seed)
-        net = DenseNet(growth_rate=8)
+        net = DenseNet(growth_rate=8, small_images=True)
         settings = Config(epochs=epochs, lr=2e-3, image_size=16, train_images=images, seed=seed)
         fit(net, fashion, settings, show=False)
         _, held_out = data.split(len(fashion.train))
