@@ -112,11 +112,11 @@ def train_network(
         run, test = perform.train_and_judge(build, images, config, "command line", show=not json)
         if ddp.rank() > 0:
             return 0
+        record = test and records.of(run, test, "command line")  # says how many processes
     if test is None:
         print(" ".join(run.notes) or "Stopped: the same words again go on.", file=sys.stderr)
         return 1
     if json:
-        record = records.of(run, test, "command line")
         values = {name: records.without_nan(getattr(record, name)) for name in records.FIELDS}
         print(as_text.dumps(values))
     else:
