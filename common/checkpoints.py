@@ -72,6 +72,7 @@ class Store:
                     "another checkpoint."
                 )
             self.lock_file.unlink(missing_ok=True)  # of a process that is gone
+            machine.clear_leftovers(self.path)
             with open(self.lock_file, "x", encoding="utf-8") as file:
                 file.write(f"{os.getpid()} {psutil.Process().create_time()}")
         except OSError as error:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import difflib
 import functools
+import glob
 import html
 import os
 import re
@@ -149,6 +150,14 @@ def runs_folder() -> Path:
     except OSError as error:
         raise cannot_write(runs, error) from error
     return runs
+
+
+def clear_leftovers(path: Path) -> None:
+    """Delete what killed processes left of writing `path`: NAME.NUMBER.tmp beside it."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        number = left.name.removesuffix(".tmp").rpartition(".")[2]
+        if not (number.isdigit() and Path(f"/proc/{number}").exists()):
+            left.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: BaseException) -> OSError:

@@ -225,6 +225,7 @@ def save(record: Record, folder: Path | None = None) -> Path:
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        machine.clear_leftovers(path)
         fresh.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
         os.replace(fresh, path)
     except OSError as error:

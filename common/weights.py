@@ -121,6 +121,7 @@ def write(model: nn.Module, path: Path, about: dict, half: bool = False) -> None
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        machine.clear_leftovers(path)
         save_file(state, fresh, {"about": json.dumps(about)})
         fresh.chmod(0o644)  # the library leaves it to its owner alone
         os.replace(fresh, path)

@@ -328,6 +328,18 @@ def test_a_lock_of_a_dead_process_is_taken_over(tmp_path, small):
     assert not store.lock_file.exists()
 
 
+def test_what_a_killed_process_left_half_written_goes(tmp_path, small):
+    run, _ = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
+    half, busy = (tmp_path / f"run.pt.{number}.tmp" for number in (999999999, os.getppid()))
+    for file in (half, busy):
+        file.write_bytes(b"half")
+    store.lock()
+    store.unlock()
+    assert not half.exists()
+    assert busy.exists()  # its process lives
+
+
 # ------------------------------------------------------------------------------------- structure
 
 
