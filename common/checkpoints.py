@@ -100,8 +100,8 @@ class Store:
         previous one. Raises OSError, with path and free space, where that fails."""
         if self.path is None or ddp.rank() > 0:
             return
-        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        try:
+        # torch raises RuntimeError on a full disk
+        with machine.written_whole(self.path, RuntimeError) as fresh:
             torch.save({"task": self.task, **state}, fresh)
             with open(fresh, "rb+") as file:
                 checksum = hashlib.file_digest(file, "sha256").digest()
@@ -110,11 +110,6 @@ class Store:
                 os.fsync(file.fileno())
             if self.path.exists():
                 os.replace(self.path, self.previous)
-            os.replace(fresh, self.path)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
-            raise machine.cannot_write(self.path, error) from error
-        finally:
-            fresh.unlink(missing_ok=True)
 
     def load(self) -> dict | None:
         """What was saved last, on the CPU, or None where nothing was.

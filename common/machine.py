@@ -152,6 +152,25 @@ def runs_folder() -> Path:
     return runs
 
 
+@contextlib.contextmanager
+def written_whole(path: Path, *failures: type[Exception]) -> Iterator[Path]:
+    """A temporary name beside `path`; what is written there takes its place, whole or not at all.
+
+    Raises OSError, with the path and the free space, for one and for the `failures` of a library.
+    """
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        yield fresh
+        os.replace(fresh, path)
+    except (OSError, *failures) as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+
+
 def clear_leftovers(path: Path) -> None:
     """Delete what killed processes left of writing `path`: NAME.NUMBER.tmp beside it."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):

@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -218,20 +217,12 @@ def save(record: Record, folder: Path | None = None) -> Path:
     """Write a record, by default to the runs folder; the same run again replaces its file."""
     folder = folder or machine.runs_folder() / "records"
     path = folder / record.file_name()
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     values = {name: without_nan(getattr(record, name)) for name in FIELDS}
     lines = ",\n".join(
         f" {json.dumps(name)}: {json.dumps(value)}" for name, value in values.items()
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        machine.clear_leftovers(path)
+    with machine.written_whole(path) as fresh:
         fresh.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
-        os.replace(fresh, path)
-    except OSError as error:
-        raise machine.cannot_write(path, error) from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return path
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -118,17 +117,9 @@ def write(model: nn.Module, path: Path, about: dict, half: bool = False) -> None
         state = {n: v.half() if v.is_floating_point() else v for n, v in state.items()}
     if not all(value.isfinite().all() for value in state.values()):
         raise ValueError(f"{path}: a weight is no finite number{' in fp16' * half}.")
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        machine.clear_leftovers(path)
+    with machine.written_whole(path, SafetensorError) as fresh:
         save_file(state, fresh, {"about": json.dumps(about)})
         fresh.chmod(0o644)  # the library leaves it to its owner alone
-        os.replace(fresh, path)
-    except (OSError, SafetensorError) as error:
-        raise machine.cannot_write(path, error) from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def pretrained(name: str) -> nn.Module:
