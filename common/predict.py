@@ -67,3 +67,32 @@ def classes(model: nn.Module, path: Path, top: int = 3) -> list[tuple[str, float
     values, indices = shares.topk(min(max(top, 1), len(shares)))
     names = model.about["classes"]
     return [(names[int(i)], float(v)) for i, v in zip(indices, values, strict=True)]
+
+
+def show_prediction(model: nn.Module, path: Path, top: int = 3) -> None:
+    """Draw a picture as the net gets it, its likely classes, and where the first comes from.
+
+    The heat is Grad-CAM's, from the last maps of 4 x 4 or more. Raises ValueError as `prepared`.
+    """
+    from common import look  # here, not above: the command line draws nothing
+
+    found = classes(model, path, top)
+    x = prepared(model, path)
+    index = torch.tensor([model.about["classes"].index(found[0][0])])
+    heat = look.grad_cam(model, look.last_maps(model, x), x, index)[:, None]
+    heat = nn.functional.interpolate(heat, x.shape[-2:], mode="bilinear")[0, 0]
+    title = f"{model.about['network']} sees {found[0][0]}"
+    fig, axes = look.figure(1, 3, (7, 2.4))
+    for ax in axes[:2]:
+        ax.imshow(look.to_picture(x[0]), cmap="gray")
+        ax.set_axis_off()
+    axes[0].set_title("what it is given", fontsize=9)
+    axes[1].imshow(heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+    axes[1].set_title("where it looks", fontsize=9)
+    names, shares = zip(*found, strict=True)
+    axes[2].barh(names, [100 * share for share in shares], color=look.COLOURS[0])
+    axes[2].invert_yaxis()
+    axes[2].set(xlim=(0, 100), xlabel="probability (%)")
+    fig.suptitle(title)
+    told = ", ".join(f"{name} {share:.0%}" for name, share in found)
+    look.show(fig, f"{title}, in {path.name}: {told}.")

@@ -379,9 +379,31 @@ def test_filters_are_the_first_kernels(figures, channels):
         kernel = kernel if channels != 2 else kernel[:1]
         assert np.allclose(array, look.to_picture(kernel), atol=1e-6)
     assert look.first_convolution(net) is net[0]
-    assert look.last_convolution(net) is net[1]
     with pytest.raises(ValueError, match=r"no nn\.Conv2d"):
-        look.last_convolution(nn.Linear(2, 2))
+        look.first_convolution(nn.Linear(2, 2))
+
+
+class Branches(nn.Module):
+    """Two branches are joined by an addition, and pooled until nothing is left to see."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.join = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3), nn.ReLU()
+        self.pool, self.end, self.fc = nn.AvgPool2d(4), nn.AdaptiveAvgPool2d(1), nn.Linear(2, 3)
+
+    def forward(self, x):
+        maps = self.pool(self.join(self.left(x) + self.right(x)))
+        return self.fc(self.end(maps).flatten(1))
+
+
+def test_last_maps_are_those_after_the_activation_where_branches_are_joined():
+    net = Branches()
+    assert look.last_maps(net, torch.rand(2, 1, 12, 14)) is net.join
+    assert look.last_maps(net, torch.rand(1, 1, 20, 22)) is net.pool  # 4 x 5 places
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())
+    with pytest.raises(ValueError, match="no maps of 11 x 11"):
+        look.last_maps(net, torch.rand(1, 1, 12, 14), least=11)
 
 
 def judged(digits, wrong):
@@ -426,7 +448,7 @@ def test_grad_cam_lies_over_its_image(figures, n):
     assert len(shown) == n
     x, truth = next(iter(data.Batches(digits, "test", n, indices=indices, size=32)))
     predicted = net.eval()(x).argmax(1)
-    heat = look.grad_cam(net, net.conv2, x, predicted)
+    heat = look.grad_cam(net, net.pool2, x, predicted)  # 5 x 5 places
     heat = F.interpolate(heat[:, None], (32, 32), mode="bilinear")[:, 0]
     for i, (below, above) in enumerate(shown):
         assert np.allclose(below.get_array(), look.to_picture(x[i]))

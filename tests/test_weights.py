@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from common import data, machine, predict, weights, zoo
+from common import data, look, machine, predict, weights, zoo
 from common.__main__ import main
 from common.train import evaluate
 
@@ -250,3 +250,19 @@ def test_what_the_command_line_trains_can_predict(tmp_path, capsys):
     Image.new("L", (40, 30), 200).save(tmp_path / "grey.png")
     assert main(["predict", str(kept), str(tmp_path / "grey.png")]) == 0
     assert json.loads(json.dumps(weights.metadata(kept)))["classes"] == list("0123456789")
+
+
+def test_the_notebook_function_shows_picture_heat_and_probabilities(monkeypatch, kept, tmp_path):
+    shown = []
+    monkeypatch.setattr(look, "show", lambda fig, alt: shown.append((fig, alt)))
+    path, _ = kept
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "a.png")
+    net = predict.network(str(path))
+    predict.show_prediction(net, tmp_path / "a.png", top=2)
+    ((fig, alt),) = shown
+    best = predict.classes(net, tmp_path / "a.png", 2)
+    assert all(f"{name} {share:.0%}" in alt for name, share in best)
+    assert "a.png" in alt
+    picture, heat, bars = fig.axes
+    assert picture.images[0].get_array().shape == heat.images[0].get_array().shape
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx([100 * s for _, s in best])

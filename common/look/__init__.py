@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from common import machine, probe, run
 from common.data import Batches, ImageSet
 from common.look.drawing import block_svg, draw, draw_block, svg
-from common.look.hooks import first_convolution, first_of, grad_cam, last_convolution, outputs_of
+from common.look.hooks import first_convolution, first_of, grad_cam, last_maps, outputs_of
 from common.probe.fields import pair
 from common.run import Run, Training
 from common.train import Evaluation
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "last_convolution",
+    "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "last_maps",
     "outputs_of", "svg",
 ]  # fmt: skip
 # Okabe and Ito's colours, told apart by colour-blind readers (Wong, Nature Methods 8, 441, 2011).
@@ -296,16 +296,12 @@ def show_grad_cam(
     title: str,
     layer: nn.Module | None = None,
 ) -> None:
-    """Grad-CAM of the predicted class over test images `indices`, from the last convolution.
-
-    Where branches are joined, the last convolution is only one of them: give the joining `layer`,
-    the whole block.
-    """
+    """Grad-CAM of the predicted class over test images `indices`, from `layer` or `last_maps`."""
     x, truth = next(iter(Batches(data, "test", len(indices), indices=indices, size=size)))
     x = x.to(next(model.parameters()).device)
     with torch.no_grad():
         predicted = first_of(outputs_of(model, model, x), model).argmax(1).cpu()
-    heat = grad_cam(model, layer or last_convolution(model), x, predicted)
+    heat = grad_cam(model, layer or last_maps(model, x), x, predicted)
     heat = F.interpolate(heat[:, None], x.shape[-2:], mode="bilinear")[:, 0]
     columns = min(len(indices), 6)
     rows = -(-len(indices) // columns)

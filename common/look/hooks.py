@@ -15,10 +15,28 @@ def first_convolution(model: nn.Module) -> nn.Conv2d:
     raise ValueError(f"{type(model).__name__} has no nn.Conv2d layer.")
 
 
-def last_convolution(model: nn.Module) -> nn.Conv2d:
-    """The convolution nearest to the classifier. Raises ValueError in a net without one."""
-    found = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    return found[-1] if found else first_convolution(model)
+def last_maps(model: nn.Module, x: torch.Tensor, least: int = 4) -> nn.Module:
+    """The last layer or block, in the order of computing, with maps of `least` pixels each way.
+
+    What follows in a net, such as an activation or a joining of branches, comes later than the
+    convolution: Grad-CAM is taken there. Raises ValueError for the batch x (N, C, H, W) of a net
+    that has no such maps.
+    """
+    found = []
+
+    def keep(layer: nn.Module, _, output) -> None:
+        shape = getattr(output, "shape", ())
+        if len(shape) == 4 and min(shape[-2:]) >= least:
+            found.append(layer)
+
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for layer in model.modules():
+            if layer is not model:
+                stack.callback(layer.register_forward_hook(keep).remove)
+        outputs_of(model, model, x)
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no maps of {least} x {least} for this image.")
+    return found[-1]
 
 
 @contextlib.contextmanager
