@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 STUCK = 0.02  # a loss this close to that of guessing, as a share of it, is the loss of guessing
 ENOUGH = 40  # batches before which nothing is said of a loss
-TREND = 3.0  # standard errors by which a falling loss must have fallen to count as learning
+SURE = 2.5  # standard errors by which a loss must have fallen, or be below that of guessing
 DEAD = 0.9  # share of units without any signal that counts as dead
 SATURATED = 0.9  # share of a sigmoid's or tanh's values at its ends that counts as saturated
 VANISHED = 1e-3  # gradient of the first layer over that of the last, per weight
@@ -85,11 +85,21 @@ def diagnose(
     `labels` (N,) are all training labels, which tell what guessing would cost. The net is left as
     it was.
     """
-    training, (x, y) = model.training, batch
+    x, y = batch
+    with evaluating(model):
+        return findings(model, losses, x, y, labels)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each module is in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        return findings(model.eval(), losses, x, y, labels)
+        model.eval()
+        yield
     finally:
-        model.train(training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def findings(
@@ -111,17 +121,15 @@ def findings(
         f"The loss is {recent(losses):.3f}, and guessing among {n} classes by their frequency "
         f"gives {guessing:.3f}: the net is not learning yet."
     )
-    reasons = [*unnormalised(x), *silent_layers(net, x), *vanishing_gradient(net, x, y)]
-    if not reasons and len(outputs.argmax(1).unique()) == 1 and len(y.unique()) > 1:
-        reasons = [
-            f"It answers class {int(outputs[0].argmax())} for every image. Try a learning rate ten "
-            "times smaller and one ten times larger."
-        ]
+    reasons = frozen(net) or [*unnormalised(x), *silent_layers(net, x)]
+    reasons = reasons or vanishing_gradient(net, x, y)
     if not reasons:
-        reasons = [
+        if len(outputs.argmax(1).unique()) == 1 and len(y.unique()) > 1:
+            reasons = [f"It answers class {int(outputs[0].argmax())} for every image."]
+        reasons.append(
             "Try a learning rate ten times smaller and one ten times larger, more epochs, ReLU for "
             "sigmoid, batch normalisation, or check that labels and images still belong together."
-        ]
+        )
     return [" ".join([stuck, *reasons])]
 
 
@@ -138,19 +146,32 @@ def recent(losses: list[float]) -> float:
 
 
 def is_stuck(losses: list[float], guessing: float) -> bool:
-    """Whether the loss is that of guessing, or worse, and does not fall."""
+    """Whether the loss neither falls nor lies below that of guessing, by more than chance."""
     if not all(map(math.isfinite, losses)) or recent(losses) < guessing * (1 - STUCK):
         return False
     half = len(losses) // 2
     first, second = torch.tensor(losses[-2 * half :]).double().split(half)
-    error = math.sqrt((first.var() / half + second.var() / half).item())
-    return (first.mean() - second.mean()).item() <= TREND * error
+    chance = second.std().item() / math.sqrt(half)  # the standard error of a mean
+    falls = (first.mean() - second.mean()).item() > SURE * math.hypot(
+        first.std().item() / math.sqrt(half), chance
+    )
+    return not falls and guessing - second.mean().item() <= SURE * chance
 
 
 def looks_like_softmax(outputs: torch.Tensor) -> bool:
     """Whether every row (N, K) is a probability distribution, as logits never are by chance."""
     sums = outputs.sum(1)
     return bool((outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+
+
+def frozen(net: nn.Module) -> list[str]:
+    """A sentence where no weight is trained."""
+    if any(p.requires_grad for p in net.parameters()):
+        return []
+    return [
+        "All its weights are frozen (requires_grad is False): call requires_grad_() on what shall "
+        "learn."
+    ]
 
 
 def unnormalised(x: torch.Tensor) -> list[str]:

@@ -262,7 +262,12 @@ def own_generator() -> contextlib.AbstractContextManager[None]:
 
 
 def describe() -> None:
-    """Print one line on the device, the precision and the profile, and how to switch a GPU on."""
+    """Print the device, the precision and the profile, and how to switch a GPU on.
+
+    In `smoke` the first line says that no accuracy means anything.
+    """
+    if profile() == "smoke":
+        print("smoke: a few images, to see that all cells run. Its accuracies mean nothing.")
     if device().type == "cuda":
         where = torch.cuda.get_device_name()
     else:

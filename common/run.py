@@ -275,12 +275,8 @@ def check_outputs(model: nn.Module, batches: Batches, classes: int) -> None:
     What the net itself raises is shown as torch states it, with the layer and what it got.
     """
     x = batches.prepare(batches.images[batches.indices[:2]])
-    training = model.training
-    try:
-        with advice.told_by_layer(model, tuple(x.shape)):
-            outputs = model.eval()(x)
-    finally:
-        model.train(training)
+    with advice.evaluating(model), advice.told_by_layer(model, tuple(x.shape)):
+        outputs = model(x)
     if not isinstance(main_output(outputs), torch.Tensor):
         kind = type(outputs).__name__
         raise ValueError(f"The net returns a {kind}; expected a tensor of logits (N, {classes}).")

@@ -240,7 +240,7 @@ def test_says_what_to_do_where_torchinfo_cannot_be_installed(tmp_path):
     ("gpu", "chosen", "expected"),
     [
         (False, "", ["device: CPU, 2 threads", "Runtime > Change", "fp32", "profile: laptop"]),
-        (False, "smoke", ["device: CPU", "profile: smoke"]),
+        (False, "smoke", ["smoke: a few images", "mean nothing", "device: CPU", "profile: smoke"]),
         (True, "", ["device: Tesla T4", "precision: fp16", "profile: full"]),
     ],
 )
@@ -250,6 +250,7 @@ def test_names_device_precision_and_profile(gpu, chosen, expected, tmp_path):
     assert [part for part in expected if part not in said] == []
     assert gpu or "Accelerator" in said  # how to switch one on
     assert not gpu or "Runtime" not in said
+    assert (chosen == "smoke") == ("mean nothing" in said)
 
 
 @needs_git
@@ -257,7 +258,9 @@ def test_with_the_real_packages(empty, bare):
     done = start(empty, None, COURSE_URL=bare.as_uri(), CNN_PROFILE="smoke")
     said = said_by_course(done, empty / "course")
     assert f"precision: {machine.precision()}   profile: smoke" in said
-    assert said.startswith("device: CPU" if machine.device().type == "cpu" else "device: ")
+    first, second, *_ = said.splitlines()
+    assert first == "smoke: a few images, to see that all cells run. Its accuracies mean nothing."
+    assert second.startswith("device: CPU" if machine.device().type == "cpu" else "device: ")
 
 
 def test_runs_are_written_where_it_is_allowed(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from common.advice import evaluating
+
 
 def first_convolution(model: nn.Module) -> nn.Conv2d:
     """The convolution that sees the image. Raises ValueError in a net without one."""
@@ -42,15 +44,12 @@ def last_maps(model: nn.Module, x: torch.Tensor, least: int = 4) -> nn.Module:
 @contextlib.contextmanager
 def listening(layer: nn.Module, model: nn.Module, hook: Callable) -> Iterator[None]:
     """The model in evaluation mode, with `hook(output)` called at `layer`; all undone after."""
-    modes = [(module, module.training) for module in model.modules()]
     handle = layer.register_forward_hook(lambda _, __, output: hook(output))
     try:
-        model.eval()
-        yield
+        with evaluating(model):
+            yield
     finally:
         handle.remove()
-        for module, mode in modes:
-            module.training = mode
 
 
 def first_of(output, layer: nn.Module) -> torch.Tensor:
