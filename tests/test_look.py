@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import dataclasses
 import io
 import re
 import sys
@@ -429,6 +430,20 @@ def test_the_worst_mistakes_come_first(figures):
     assert [ax.get_title() for ax in fig.axes][:3] == expected
     assert np.allclose(pictures(fig)[0], look.to_picture(digits.test.images[9]))
     assert alt.startswith(f"Mistakes: {names[0]} seen as {taken[0]};")
+
+
+def test_right_answers_of_different_classes_then_the_worst_mistakes():
+    digits = data.load("digits")
+    order = digits.test.labels.argsort(stable=True)
+    test = data.Images(digits.test.images[order], digits.test.labels[order])
+    sorted_set = dataclasses.replace(digits, test=test)
+    wrong = {0: 1, 3: 2}
+    test = judged(sorted_set, wrong)
+    chosen = look.right_and_wrong(test, sorted_set, most=4).tolist()
+    right, worst = chosen[:4], chosen[4:]
+    assert sorted_set.test.labels[right].tolist() == [0, 1, 2, 3]
+    assert right[0] == 1  # the first image of class 0 is a mistake
+    assert set(worst) == set(wrong)
 
 
 def test_no_mistakes_are_said_to_be_none(figures, capsys):
