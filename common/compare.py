@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import statistics
 from typing import NamedTuple
 
 import pandas as pd
@@ -81,7 +82,7 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             "mult_adds": run.mult_adds,
             "accuracy": math.nan if run.test_accuracy is None else 100 * run.test_accuracy,
             "validation": 100 * run.val_accuracy,
-            "seconds": run.train_seconds / run.epochs,
+            "seconds": statistics.median(row["seconds"] for row in run.history["epochs"]),
             "images_per_s": run.images_per_s,
             "peak_MB": (run.peak_memory_bytes or math.nan) / 1e6,
             "stand_in": run.stand_in,
@@ -103,7 +104,7 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             spread=("accuracy", "std"),
             n=("accuracy", "size"),
             validation=("validation", "mean"),
-            seconds=("seconds", "mean"),  # of training, an epoch
+            seconds=("seconds", "median"),  # of training, an epoch: a disturbed one tells nothing
             images_per_s=("images_per_s", "mean"),
             peak_MB=("peak_MB", "max"),
             stand_in=("stand_in", "first"),
@@ -111,7 +112,7 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
         .reset_index()
     )
     share = frame["accuracy"] / 100
-    images = 1_000 if frame["stand_in"].all() else 10_000
+    images = frame["stand_in"].map({True: 1_000, False: 10_000})
     frame["error"] = 100 * (share * (1 - share) / images) ** 0.5
     return frame.sort_values(["dataset", "validation"], ascending=[True, False], ignore_index=True)
 
@@ -134,13 +135,15 @@ def leaderboard(runs: list[Record], experiment: str = "cifar10") -> pd.DataFrame
 
     Columns: `network`, its `architecture`, `year`, `depth` (layers with weights on the longest
     way), `params`, `mult_adds`, test `accuracy` with `error` and `spread` (per cent), `n` seeds,
-    `seconds` an epoch, `peak_MB`, receptive `field` (pixels), `origin`, `source`.
+    `seconds` of the median epoch, on which `machine`, `peak_MB`, receptive `field` (pixels),
+    `origin`, `source`.
     """
     frame = grouped([run for run in runs if run.experiment == experiment])
     frame = frame[frame["accuracy"].notna()]
     about = pd.DataFrame([facts(name) for name in frame["network"]], index=frame.index)
     columns = ["architecture", "network", "year", "depth", "params", "mult_adds", "accuracy"]
-    columns += ["error", "spread", "n", "seconds", "peak_MB", "field", "origin", "source"]
+    columns += ["error", "spread", "n", "seconds", "machine", "peak_MB", "field", "origin"]
+    columns += ["source"]
     board = frame.assign(**about).reindex(columns=columns)
     return board.sort_values("accuracy", ascending=False, ignore_index=True)
 
@@ -302,7 +305,7 @@ def markdown(frame: pd.DataFrame) -> str:
 def markdown_board(board: pd.DataFrame) -> str:
     """Rows of `leaderboard` as a Markdown table."""
     lines = [
-        "| network | year | depth | parameters | mult-adds | test accuracy (%) | s an epoch |",
+        "| network | year | depth | parameters | mult-adds | test accuracy (%) | s an epoch, on |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in board.itertuples():
@@ -310,6 +313,6 @@ def markdown_board(board: pd.DataFrame) -> str:
         lines.append(
             f"| {row.architecture} (`{row.network}`) | {row.year} | {row.depth} | {row.params:,} | "
             f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f} ± {row.error:.2f}{spread} | "
-            f"{row.seconds:.0f} |"
+            f"{row.seconds:.0f}, {row.machine} |"
         )
     return "\n".join(lines) + "\n"

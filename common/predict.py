@@ -1,6 +1,7 @@
 """What is on a picture: a trained net's classes with their probabilities."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -8,6 +9,9 @@ from torch import nn
 from common import machine, weights
 from common.advice import main_output
 from common.sources import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALLEST = 4  # pixels on the shorter side below which there is nothing to see
 
@@ -76,6 +80,13 @@ def show_prediction(model: nn.Module, path: Path, top: int = 3) -> None:
     """
     from common import look  # here, not above: the command line draws nothing
 
+    look.show(*drawn(model, path, top))
+
+
+def drawn(model: nn.Module, path: Path, top: int = 3) -> "tuple[Figure, str]":
+    """The figure that `show_prediction` shows, and its text alternative."""
+    from common import look
+
     found = classes(model, path, top)
     x = prepared(model, path)
     index = torch.tensor([model.about["classes"].index(found[0][0])])
@@ -95,4 +106,4 @@ def show_prediction(model: nn.Module, path: Path, top: int = 3) -> None:
     axes[2].set(xlim=(0, 100), xlabel="probability (%)")
     fig.suptitle(title)
     told = ", ".join(f"{name} {share:.0%}" for name, share in found)
-    look.show(fig, f"{title}, in {path.name}: {told}.")
+    return fig, f"{title}, in {path.name}: {told}."

@@ -82,6 +82,20 @@ def test_leaderboard(record):
     assert "LeNet-5 (`lenet5_cifar`) | 1998 | 5 | 62,050" in compare.markdown_board(board)
 
 
+def test_the_error_is_that_of_the_images_judged_and_seconds_are_of_the_median_epoch(record):
+    """A run judged on the sample's 1,000 images stands beside one judged on all 10,000."""
+    rows = [
+        dict(record.history["epochs"][0], epoch=i, seconds=s) for i, s in enumerate((3, 2, 90), 1)
+    ]
+    history = record.history | {"epochs": rows, "best_epoch": 1}
+    whole = like(record, history=history, test_accuracy=0.9, label="whole", stand_in=False)
+    sample = like(whole, label="sample", stand_in=True)
+    frame = compare.grouped([whole, sample]).set_index("label")
+    assert frame.error["whole"] == pytest.approx(0.3)
+    assert frame.error["sample"] == pytest.approx(0.9487, abs=1e-4)
+    assert frame.seconds["whole"] == 3
+
+
 def test_a_network_that_the_zoo_does_not_have(record):
     assert compare.facts("Mine")["year"] is None
     mine = like(record, network="Mine", experiment="cifar10")

@@ -17,7 +17,7 @@ def drawn() -> dict[str, str]:
     return figures.everything()
 
 
-CHARTS = ("timeline", "speed", "accuracy_params", "accuracy_mult_adds")
+CHARTS = ("timeline", "predict", "speed", "accuracy_params", "accuracy_mult_adds")
 
 
 def told(drawing: str) -> str:

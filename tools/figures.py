@@ -9,7 +9,7 @@ from html import escape
 import matplotlib
 import pandas as pd
 
-from common import compare, experiments, look, machine, records, zoo
+from common import compare, experiments, look, machine, predict, records, weights, zoo
 from tools import bench, scaling
 
 # What stands between such marks in a text is written here.
@@ -25,6 +25,7 @@ BLOCKS = {
     "mobilenet": ("block1", (1, 32, 112, 112), "MobileNet's block"),
     "densenet_cifar": ("block1", (1, 24, 32, 32), "DenseNet's first block"),
 }
+SEER, CAT = "resnet18_cifar_025", machine.HOME / "samples/photos/cat.jpg"
 
 
 def everything() -> dict[str, str]:
@@ -37,6 +38,7 @@ def everything() -> dict[str, str]:
         module = zoo.build_on_meta(name).get_submodule(block)
         drawings[f"block_{name}"] = look.block_svg(module, shape, title)
     drawings["timeline"] = timeline()
+    drawings["predict"] = chart(*predict.drawn(weights.trained(SEER), CAT))
     board = compare.leaderboard(records.read_all(yours=False)[0])
     if len(board):
         title = "CIFAR-10 (JPEG copy), one recipe: accuracy against "
