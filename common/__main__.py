@@ -147,6 +147,8 @@ def run_experiment(
     from common import compare, experiments, perform, records
 
     if profile:
+        if profile not in machine.PROFILES:
+            raise ValueError(machine.unknown("profile", profile, machine.PROFILES))
         os.environ["CNN_PROFILE"] = profile
     if name == "list":
         for each in experiments.experiment_names():
@@ -241,6 +243,8 @@ def predict_pictures(
     """
     from common import predict
 
+    if not pictures:
+        raise ValueError("No picture is named: python -m common predict NET photo.jpg …")
     net = predict.network(model)
     wrong = 0
     for path in predict.files_in(pictures):

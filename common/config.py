@@ -77,8 +77,9 @@ class Config:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise ValueError(f"{name}={value!r}; expected a whole number.")
+        size = self.image_size
         for name, fits, expected in (
-            ("epochs", self.epochs is not None and self.epochs >= 1, "1 or more"),
+            ("epochs", self.epochs is not None and 1 <= self.epochs <= 10_000, "1 to 10,000"),
             ("lr", 0 < self.lr < math.inf, "a number above 0, such as 1e-3"),
             ("momentum", 0 <= self.momentum < 1, "0 or more and less than 1"),
             ("nesterov", self.nesterov in (True, False), "True or False"),
@@ -86,7 +87,7 @@ class Config:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("patience", self.patience is None or self.patience >= 1, "1 or more, or None"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 or more and less than 1"),
-            ("image_size", self.image_size is None or self.image_size >= 1, "1 or more, or None"),
+            ("image_size", size is None or 1 <= size <= 4096, "1 to 4,096 pixels, or None"),
             ("train_images", self.train_images is None or self.train_images >= 1, "1 or more"),
             ("validation", 0 < self.validation < 1, "a share above 0 and below 1"),
             ("seed", self.seed is not None and 0 <= self.seed < 2**43, "0 to less than 2**43"),
@@ -134,8 +135,11 @@ class Config:
 
     def batch_size_at(self, epoch: int) -> int:
         """The batch size of epoch `epoch`, counted from 0."""
-        sizes = [size for epochs, size in self.stages for _ in range(epochs)]
-        return sizes[epoch]
+        for epochs, size in self.stages:
+            if epoch < epochs:
+                return size
+            epoch -= epochs
+        raise IndexError(f"The training has {self.epochs} epochs.")
 
     def lr_at(self, epoch: float) -> float:
         """The learning rate at a point of the training, in epochs from 0 to `epochs`."""
