@@ -1,7 +1,8 @@
-"""The reports' settings as notebooks write them out: the same as in the experiments' tables."""
+"""Settings as notebooks write them out: the same as in the experiments' tables."""
 
 import ast
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -14,24 +15,35 @@ from common.machine import PROFILES
 from tools import notebooks
 
 
-def trained_with(notebook: str, cell: str, profile: str) -> Config:
-    """What a cell of a notebook gives to `fit`, where `profile` chooses the budget."""
+def sources_of(notebook: str) -> dict[str, str]:
+    """A notebook's cells by their id."""
     (path,) = notebooks.paths([notebook])
-    sources = {c.id: c.source for c in notebooks.read(path).cells}
+    return {cell.id: cell.source for cell in notebooks.read(path).cells}
+
+
+def trained_with(notebook: str, cell: str, profile: str) -> list[Config]:
+    """What a cell of a notebook gives to `fit`, in order, where `profile` chooses the budget."""
+    sources, given = sources_of(notebook), []
+    machine = SimpleNamespace(
+        choose=lambda **budgets: budgets[profile], profile=lambda: profile, device=lambda: "cpu"
+    )
     names = {
         "Config": Config,
-        "machine": SimpleNamespace(choose=lambda **budgets: budgets[profile]),
+        "fit": lambda net, images, config, **how: given.append(config) or MagicMock(),
+        "machine": machine,
         "torch": torch,
-        "mnist": None,
-        "fit": lambda net, data, config, **how: config,
+        **{name: MagicMock() for name in ("mnist", "data", "zoo", "trained", "look", "Batches")},
+        "judge": lambda *_: SimpleNamespace(accuracy=0.5),
+        "evaluate": lambda *_: SimpleNamespace(accuracy=0.5),
         **dict.fromkeys(classes(notebook), nn.Identity),
     }
+    names["data"].load.return_value = SimpleNamespace(
+        source="", test=SimpleNamespace(labels=torch.arange(10))
+    )
     exec("from dataclasses import replace", names)
     for source in (sources["budget"], sources[cell]):
         exec(source, names)
-    given = [value for name, value in names.items() if name.endswith("run")]
-    assert len(given) == 1, f"{cell} trains {len(given)} nets"
-    return given[0]
+    return given
 
 
 def classes(notebook: str) -> list[str]:
@@ -42,11 +54,28 @@ def classes(notebook: str) -> list[str]:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize(
-    ("cell", "experiment", "network"),
-    [("train-classic", "report-d", "lenet5"), ("train-modern", "report-a", "lenet5_bn")],
-)
-def test_a_report_s_settings_are_those_of_its_experiment(cell, experiment, network, profile):
-    plan = plans(experiment, profile, only=[network])[0]
-    assert not plan.options
-    assert trained_with("01", cell, profile) == plan.config
+def test_the_reports_settings_are_those_of_their_experiments(profile):
+    expected = [
+        plans(experiment, profile, only=[network])[0]
+        for experiment, network in (("report-d", "lenet5"), ("report-a", "lenet5_bn"))
+    ]
+    assert not any(plan.options for plan in expected)
+    assert trained_with("01", "train-reports", profile) == [plan.config for plan in expected]
+
+
+PHOTOS = [key for key in zoo.architectures() if "photos-net" in sources_of(key)]
+
+
+@pytest.mark.parametrize("notebook", PHOTOS)
+def test_photographs_are_trained_on_by_the_recipe_of_cifar10(notebook):
+    """`full` trains the net itself; elsewhere its weights are at hand."""
+    net = zoo.architectures()[notebook].photo
+    (plan,) = plans("cifar10", "full", only=[net])
+    assert trained_with(notebook, "photos-net", "full") == [plan.config]
+    assert trained_with(notebook, "photos-net", "laptop") == []
+    source = sources_of(notebook)["photos-net"]
+    assert source.count(f'"{net}"') == 2
+
+
+def test_some_notebooks_show_photographs():
+    assert "resnet" in PHOTOS
