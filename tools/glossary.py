@@ -1,0 +1,65 @@
+"""Writes docs/glossary.md: every term with the sentence of the notebook that explains it.
+
+A notebook sets a term in bold once, in the sentence that says what it means, and nothing else but
+labels, which end in a full stop.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from common import machine
+from tools import notebooks
+
+PAGE = machine.HOME / "docs/glossary.md"
+BOLD = re.compile(r"\*\*([^*]+)\*\*")
+BULLET = re.compile(r"^(?:[-*]|\d+\.) ")
+HEAD = """# Glossary
+
+Each term with the sentence that explains it, where it first appears in the course.
+`python -m tools.glossary` writes this page from the notebooks.
+
+| term | what it means | notebook |
+|---|---|---|
+"""
+
+
+class Term(NamedTuple):
+    """A term, the sentence that explains it, and the notebook where it stands."""
+
+    name: str
+    sentence: str
+    path: Path
+
+
+def terms() -> list[Term]:
+    """The terms in the order of the course. The title's claim and the exercises have none."""
+    found = []
+    for path in notebooks.paths():
+        _title, *cells = notebooks.read(path).cells
+        for cell in cells:
+            if cell.cell_type != "markdown" or notebooks.is_exercise(cell.id):
+                continue
+            for line in cell.source.splitlines():
+                names = [name for name in BOLD.findall(line) if not name.endswith(".")]
+                found += [Term(name, BULLET.sub("", line), path) for name in names]
+    return found
+
+
+def page() -> str:
+    """The glossary in markdown, by the alphabet."""
+    rows = []
+    for name, sentence, path in sorted(terms(), key=lambda term: term.name.casefold()):
+        told = BOLD.sub(r"\1", sentence).replace("|", r"\|")
+        rows.append(f"| {name} | {told} | [{path.stem}](../notebooks/{path.name}) |\n")
+    return HEAD + "".join(rows)
+
+
+def main() -> int:
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
