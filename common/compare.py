@@ -197,6 +197,7 @@ def hardest(runs: list[Record], most: int = 12) -> pd.DataFrame:
     given = pd.DataFrame(answers, columns=["image", "answer"]).groupby("image")["answer"]
     found = pd.DataFrame({"wrong": given.size(), "taken_for": given.agg(lambda a: a.mode()[0])})
     found["of"] = len(one_each)
+    found = found.sample(frac=1, random_state=0)  # of equally hard ones, not the first by number
     found = found.sort_values("wrong", ascending=False, kind="stable").reset_index()
     shown = found.head(most)
     shown.attrs["tied"] = int((found["wrong"] == shown["wrong"].min()).sum()) if len(shown) else 0
