@@ -121,8 +121,12 @@ def findings(
         f"The loss is {recent(losses):.3f}, and guessing among {n} classes by their frequency "
         f"gives {guessing:.3f}: the net is not learning yet."
     )
-    reasons = frozen(net) or [*unnormalised(x), *silent_layers(net, x)]
-    reasons = reasons or vanishing_gradient(net, x, y)
+    if all_frozen(net):
+        return [
+            f"{stuck} All its weights are frozen (requires_grad is False): call requires_grad_() "
+            "on what shall learn."
+        ]
+    reasons = [*unnormalised(x), *silent_layers(net, x)] or vanishing_gradient(net, x, y)
     if not reasons:
         if len(outputs.argmax(1).unique()) == 1 and len(y.unique()) > 1:
             reasons = [f"It answers class {int(outputs[0].argmax())} for every image."]
@@ -151,11 +155,9 @@ def is_stuck(losses: list[float], guessing: float) -> bool:
         return False
     half = len(losses) // 2
     first, second = torch.tensor(losses[-2 * half :]).double().split(half)
-    chance = second.std().item() / math.sqrt(half)  # the standard error of a mean
-    falls = (first.mean() - second.mean()).item() > SURE * math.hypot(
-        first.std().item() / math.sqrt(half), chance
-    )
-    return not falls and guessing - second.mean().item() <= SURE * chance
+    errors = [part.std().item() / math.sqrt(half) for part in (first, second)]  # of the means
+    falls = (first.mean() - second.mean()).item() > SURE * math.hypot(*errors)
+    return not falls and guessing - second.mean().item() <= SURE * errors[1]
 
 
 def looks_like_softmax(outputs: torch.Tensor) -> bool:
@@ -164,14 +166,9 @@ def looks_like_softmax(outputs: torch.Tensor) -> bool:
     return bool((outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
 
-def frozen(net: nn.Module) -> list[str]:
-    """A sentence where no weight is trained."""
-    if any(p.requires_grad for p in net.parameters()):
-        return []
-    return [
-        "All its weights are frozen (requires_grad is False): call requires_grad_() on what shall "
-        "learn."
-    ]
+def all_frozen(net: nn.Module) -> bool:
+    """Whether no weight of a net is trained."""
+    return not any(p.requires_grad for p in net.parameters())
 
 
 def unnormalised(x: torch.Tensor) -> list[str]:

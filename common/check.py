@@ -6,8 +6,6 @@ or *open*, where only you can judge it. `check` never raises, whatever the answe
 
 import contextlib
 import json
-import os
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -148,11 +146,10 @@ def note(name: str, state: str) -> None:
     noted = read_notes()
     if STATES.index(state) <= STATES.index(noted.get(name, STATES[0])):
         return
-    with contextlib.suppress(OSError):  # a place that cannot be written to is no reason to fail
-        folder = notes_file().parent
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-            json.dump(noted | {name: state}, file, indent=1)
-        os.replace(file.name, notes_file())
+    better = json.dumps(noted | {name: state}, indent=1)
+    # A place that cannot be written to is no reason to fail.
+    with contextlib.suppress(OSError), machine.written_whole(notes_file()) as fresh:
+        fresh.write_text(better, encoding="utf-8")
 
 
 # --------------------------------------------------------------------------------------- showing

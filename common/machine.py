@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -175,7 +176,7 @@ def clear_leftovers(path: Path) -> None:
     """Delete what killed processes left of writing `path`: NAME.NUMBER.tmp beside it."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
         number = left.name.removesuffix(".tmp").rpartition(".")[2]
-        if not (number.isdigit() and Path(f"/proc/{number}").exists()):
+        if not (number.isdigit() and psutil.pid_exists(int(number))):
             left.unlink(missing_ok=True)
 
 

@@ -62,10 +62,14 @@ def prepared(model: nn.Module, path: Path) -> torch.Tensor:
     return ((x - mean) / std)[None].to(machine.device())
 
 
-@torch.no_grad()
 def classes(model: nn.Module, path: Path, top: int = 3) -> list[tuple[str, float]]:
     """The `top` most likely (class, probability 0 to 1) of a picture, most likely first."""
-    x = prepared(model, path)
+    return likeliest(model, prepared(model, path), top)
+
+
+@torch.no_grad()
+def likeliest(model: nn.Module, x: torch.Tensor, top: int) -> list[tuple[str, float]]:
+    """As `classes`, of a picture that is `prepared` already."""
     model.to(x.device).eval()
     shares = main_output(model(x)).float().softmax(1)[0]
     values, indices = shares.topk(min(max(top, 1), len(shares)))
@@ -87,19 +91,17 @@ def drawn(model: nn.Module, path: Path, top: int = 3) -> "tuple[Figure, str]":
     """The figure that `show_prediction` shows, and its text alternative."""
     from common import look
 
-    found = classes(model, path, top)
     x = prepared(model, path)
-    index = torch.tensor([model.about["classes"].index(found[0][0])])
-    heat = look.grad_cam(model, look.last_maps(model, x), x, index)[:, None]
-    heat = nn.functional.interpolate(heat, x.shape[-2:], mode="bilinear")[0, 0]
+    found = likeliest(model, x, top)
+    first = torch.tensor([model.about["classes"].index(found[0][0])])
     title = f"{model.about['network']} sees {found[0][0]}"
     fig, axes = look.figure(1, 3, (7, 2.4))
-    for ax in axes[:2]:
-        ax.imshow(look.to_picture(x[0]), cmap="gray")
-        ax.set_axis_off()
+    axes[0].imshow(look.to_picture(x[0]), cmap="gray")
     axes[0].set_title("what it is given", fontsize=9)
-    axes[1].imshow(heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+    look.lay_over(axes[1], x[0], look.heat_maps(model, x, first)[0])
     axes[1].set_title("where it looks", fontsize=9)
+    for ax in axes[:2]:
+        ax.set_axis_off()
     names, shares = zip(*found, strict=True)
     axes[2].barh(names, [100 * share for share in shares], color=look.COLOURS[0])
     axes[2].invert_yaxis()

@@ -286,7 +286,7 @@ def check_outputs(model: nn.Module, batches: Batches, classes: int) -> None:
             f"The net returns shape {shape} for {len(x)} images; expected {(len(x), classes)}: "
             f"one number for each of the {classes} classes. Build it with num_classes={classes}."
         )
-    if not any(p.requires_grad for p in model.parameters()):
+    if advice.all_frozen(model):
         raise ValueError("All weights of this net are frozen (requires_grad=False): none learns.")
 
 

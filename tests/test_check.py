@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_reason_to_fail(monkeypatch, ca
     def full(*_):
         raise OSError("full")
 
-    monkeypatch.setattr(check.os, "replace", full)
+    monkeypatch.setattr(machine.os, "replace", full)
     check.check("lenet.output_size", find("lenet.output_size").solution)
     assert "right" in capsys.readouterr().out
 

@@ -89,6 +89,12 @@ predict lenet5_cifar {CAT} {CAT}
 """.strip().splitlines()
 
 
+@pytest.fixture(autouse=True)
+def profile(monkeypatch):
+    """`experiment --profile` sets the variable for its process: here it is put back."""
+    monkeypatch.setenv("CNN_PROFILE", machine.profile())
+
+
 def run(line: str, capsys: pytest.CaptureFixture) -> tuple[int, str, str]:
     """(exit code, what was printed, what was said of errors) of a command line."""
     try:

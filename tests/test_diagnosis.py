@@ -38,7 +38,6 @@ class Training(NamedTuple):
     zero_grad: bool = True
     evaluating: bool = False
     settings: dict = {}  # noqa: RUF012  # of the optimizer; never changed
-    steps: int = 80
 
 
 def notes_after(training: Training) -> list[str]:
@@ -72,8 +71,8 @@ def lenet_bn() -> nn.Module:
     return nn.Sequential(nn.UpsamplingNearest2d(32), zoo.build("lenet5_bn"))
 
 
-def changed(change: Callable[[nn.Module], object], net: nn.Module | None = None) -> nn.Module:
-    net = net or lenet()
+def changed(change: Callable[[nn.Module], object]) -> nn.Module:
+    net = lenet()
     with torch.no_grad():
         change(net)
     return net

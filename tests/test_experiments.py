@@ -254,7 +254,7 @@ def test_the_forecast():
     [
         (["report-f"], "Unknown experiment 'report-f'. Did you mean 'report-"),
         (["report-d", "--only", "lenet"], "Unknown network in report-d 'lenet'. Did you mean"),
-        (["report-d", "--profile", "tiny"], "Valid names: smoke, laptop, full"),
+        (["report-d", "--profile", "tiny"], "expected one of smoke, laptop, full"),
     ],
 )
 def test_bad_arguments(capsys, words, message):

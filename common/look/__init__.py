@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from common import machine, probe, run
 from common.data import Batches, ImageSet
 from common.look.drawing import block_svg, draw, draw_block, svg
-from common.look.hooks import first_convolution, first_of, grad_cam, last_maps, outputs_of
+from common.look.hooks import first_convolution, grad_cam, heat_maps, last_maps, outputs_of
 from common.probe.fields import pair
 from common.run import Run, Training
 from common.train import Evaluation
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "last_maps",
-    "outputs_of", "svg",
+    "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "heat_maps",
+    "last_maps", "outputs_of", "svg",
 ]  # fmt: skip
 # Okabe and Ito's colours, told apart by colour-blind readers (Wong, Nature Methods 8, 441, 2011).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -288,6 +288,12 @@ def feature_maps(
     grid(list(maps[:most, None]), None, title, alt, colour_map="viridis")
 
 
+def lay_over(ax: "Axes", image: torch.Tensor, heat: torch.Tensor) -> None:
+    """Draw an image (C, H, W) with heat (H, W), 0 to 1, over it."""
+    ax.imshow(to_picture(image), cmap="gray")
+    ax.imshow(heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+
+
 def show_grad_cam(
     model: nn.Module,
     data: ImageSet,
@@ -300,17 +306,15 @@ def show_grad_cam(
     x, truth = next(iter(Batches(data, "test", len(indices), indices=indices, size=size)))
     x = x.to(next(model.parameters()).device)
     with torch.no_grad():
-        predicted = first_of(outputs_of(model, model, x), model).argmax(1).cpu()
-    heat = grad_cam(model, layer or last_maps(model, x), x, predicted)
-    heat = F.interpolate(heat[:, None], x.shape[-2:], mode="bilinear")[:, 0]
+        predicted = outputs_of(model, model, x).argmax(1).cpu()
+    heat = heat_maps(model, x, predicted, layer)
     columns = min(len(indices), 6)
     rows = -(-len(indices) // columns)
     fig, axes = figure(rows, columns, (max(1.25 * columns, 2.5), 1.5 * rows + 0.4))
     for i, ax in enumerate(np.ravel(axes)):
         ax.set_axis_off()
         if i < len(indices):
-            ax.imshow(to_picture(x[i]), cmap="gray")
-            ax.imshow(heat[i], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+            lay_over(ax, x[i], heat[i])
             mark = "" if predicted[i] == truth[i] else f"\nnot {data.classes[truth[i]]}"
             ax.set_title(data.classes[predicted[i]] + mark, fontsize=8, pad=2)
     fig.suptitle(title)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from common.advice import evaluating
 
@@ -113,3 +114,11 @@ def grad_cam(
         heat = heat + (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(1).detach().float().cpu()
     heat = heat.relu()
     return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-8)
+
+
+def heat_maps(
+    model: nn.Module, x: torch.Tensor, classes: torch.Tensor, layer: nn.Module | None = None
+) -> torch.Tensor:
+    """Grad-CAM (N, H, W) as large as the images x (N, C, H, W), from `layer` or `last_maps`."""
+    heat = grad_cam(model, layer or last_maps(model, x), x, classes)
+    return F.interpolate(heat[:, None], x.shape[-2:], mode="bilinear")[:, 0]
