@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -174,6 +173,8 @@ def written_whole(path: Path, *failures: type[Exception]) -> Iterator[Path]:
 
 def clear_leftovers(path: Path) -> None:
     """Delete what killed processes left of writing `path`: NAME.NUMBER.tmp beside it."""
+    import psutil  # here, not above: the setup cell runs before anything is installed
+
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
         number = left.name.removesuffix(".tmp").rpartition(".")[2]
         if not (number.isdigit() and psutil.pid_exists(int(number))):

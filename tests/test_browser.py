@@ -85,7 +85,7 @@ def free_port() -> int:
 def copy_course(target: Path) -> Path:
     """The course as a student gets it, the notebook as if it had never been run."""
     unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in ("common", "notebooks", "results", "samples", "tools"):
+    for name in ("common", "notebooks", "results", "samples", "tools", "weights"):
         shutil.copytree(machine.HOME / name, target / name, ignore=unwanted)
     shutil.copy(machine.HOME / "pyproject.toml", target)
     path = target / "notebooks" / NOTEBOOK

@@ -329,12 +329,11 @@ def worst(test: Evaluation, data: ImageSet, most: int = 16) -> torch.Tensor:
 
 
 def right_and_wrong(test: Evaluation, data: ImageSet, most: int = 6) -> torch.Tensor:
-    """Indices of test images to show: a right answer of `most` classes, then the worst mistakes."""
-    labels, first = data.test.labels, {}
-    for i in (test.predictions == labels).nonzero().flatten().tolist():
-        first.setdefault(int(labels[i]), i)
-    right = torch.tensor([first[label] for label in sorted(first)][:most], dtype=torch.long)
-    return torch.cat([right, worst(test, data, most)])
+    """Indices of test images: `most` right ones, the classes in turn, then the worst mistakes."""
+    right = (test.predictions == data.test.labels).nonzero().flatten()
+    labels = pd.Series(data.test.labels[right].numpy())
+    turns = labels.groupby(labels).cumcount().sort_values(kind="stable")
+    return torch.cat([right[turns.index[:most].tolist()], worst(test, data, most)])
 
 
 def worst_mistakes(test: Evaluation, data: ImageSet, title: str, most: int = 16) -> None:
