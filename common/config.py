@@ -63,12 +63,12 @@ class Config:
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in valid:
-                raise ValueError(unknown(name, str(getattr(self, name)), valid))
+                raise ValueError(unknown(name, getattr(self, name), valid))
         if not isinstance(self.augment, tuple):
             raise ValueError(f"augment={self.augment!r}; expected names, such as ('crop', 'flip').")
         for name in self.augment:
             if name not in AUGMENTATIONS:
-                raise ValueError(unknown("augmentation", str(name), AUGMENTATIONS))
+                raise ValueError(unknown("augmentation", name, AUGMENTATIONS))
         for name in NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):

@@ -363,7 +363,7 @@ def augmentations(kinds: tuple[str, ...] | str) -> tuple[str, ...]:
     kinds = tuple(kinds) if isinstance(kinds, tuple | list | set) else (kinds,)
     for name in kinds:
         if name not in AUGMENTATIONS:
-            raise ValueError(unknown("augmentation", str(name), AUGMENTATIONS))
+            raise ValueError(unknown("augmentation", name, AUGMENTATIONS))
     return kinds
 
 

@@ -122,22 +122,42 @@ def evaluate(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     precision: str = "auto",
 ) -> Evaluation:
-    """Judge `model` on batches (x, y), in one pass, in evaluation mode."""
-    device = next(model.parameters()).device
+    """Judge `model` on batches (x, y), in one pass, in evaluation mode.
+
+    Raises ValueError where there are no images, or where logits (N, K) and labels do not fit.
+    """
     precision = machine.precision(precision)
     model.eval()
     all_logits, labels = [], []
     for x, y in batches:
-        with machine.autocast(device, precision):
+        with machine.autocast(x.device, precision):
             all_logits.append(main_output(model(x)).float())
         labels.append(y)
+    if sum(map(len, labels)) == 0:
+        raise ValueError("There are no images to judge: expected one batch (x, y) or more.")
     logits, truth = torch.cat(all_logits).cpu(), torch.cat(labels).cpu()
+    check_logits(logits, truth)
     losses = cross_entropy(logits, truth, reduction="none")
     predictions = logits.argmax(1)
     K = logits.shape[1]
     confusion = torch.bincount(truth * K + predictions, minlength=K * K).view(K, K)
     accuracy = (predictions == truth).double().mean().item()
     return Evaluation(losses.mean().item(), accuracy, confusion, predictions, losses)
+
+
+def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise ValueError unless there is a row of logits a label, and one for its class."""
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise ValueError(
+            f"The net returns shape {tuple(logits.shape)} for {len(labels)} labels; expected "
+            f"({len(labels)}, K): one number for each of the K classes."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(
+            f"The labels go from {low} to {high}, the net knows the classes 0 to "
+            f"{logits.shape[1] - 1}. Build it with num_classes={high + 1}."
+        )
 
 
 def loss_of(

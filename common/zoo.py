@@ -23,6 +23,8 @@ import torch
 from torch import nn
 
 from common import machine
+from common.config import in_python
+from common.data import whole
 from common.machine import unknown
 
 MARK = "#| model"
@@ -157,7 +159,7 @@ def names() -> tuple[str, ...]:
 def notebook_of(name: str) -> Path:
     """The notebook that defines a variant. Raises ValueError for an unknown name."""
     found, problems = index()
-    if name not in found:
+    if not isinstance(name, str) or name not in found:
         raise ValueError(" ".join([unknown("model", name, tuple(found)), *problems]))
     return found[name]
 
@@ -213,15 +215,14 @@ def build(
     unknown name or option, fewer than 1 channel, or fewer than 2 classes.
     """
     row = variant(name)
-    in_channels = row.input_shape[0] if in_channels is None else in_channels
-    num_classes = row.num_classes if num_classes is None else num_classes
-    if in_channels < 1:
-        raise ValueError(f"in_channels={in_channels}; expected 1 (grey), 3 (colour) or more.")
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes}; a classifier needs at least 2.")
+    channels = whole("in_channels", row.input_shape[0] if in_channels is None else in_channels)
+    classes = whole("num_classes", row.num_classes if num_classes is None else num_classes, least=2)
+    options = {option: in_python(value) for option, value in options.items()}
     try:
-        model = row.build(in_channels=in_channels, num_classes=num_classes, **options)
-    except TypeError as error:
+        model = row.build(in_channels=channels, num_classes=classes, **options)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the notebook's code makes of an odd value
         raise ValueError(f"{name} cannot be built with {options}: {error}.") from error
     model.variant, model.options = name, options
     return model

@@ -1,71 +1,19 @@
 """What random input does to the data: the right result, or an error that the docstring names."""
 
 import os
-import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
+from random_input import mostly, odd, only, rarely, robust, small
 
 from common import data
 from common.data import Batches, Images, ImageSet
-
-robust = settings(
-    max_examples=1000,
-    deadline=None,
-    database=None,
-    derandomize=True,  # a test that fails fails again
-    suppress_health_check=list(HealthCheck),
-)
-
-small = st.integers(-2, 40)
-odd = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.floats(),
-    st.text(max_size=3),
-    st.binary(max_size=3),
-    st.lists(small, max_size=3),
-    st.dictionaries(small, small, max_size=2),
-    st.sampled_from([np.nan, np.float32(0.5), np.array([1, 2]), torch.zeros(2), object(), len]),
-)
-
-
-def rarely(other: st.SearchStrategy, usual: st.SearchStrategy) -> st.SearchStrategy:
-    """The other values once in about ten times."""
-    return st.integers(0, 9).flatmap(lambda n: other if n == 9 else usual)
-
-
-def mostly(usual: st.SearchStrategy) -> st.SearchStrategy:
-    """The usual values, as plain numbers, NumPy's or torch's, and an odd one now and then."""
-    return rarely(odd, st.one_of(usual, usual.map(np.array), usual.map(torch.tensor)))
-
-
-def random_states() -> list:
-    """The states of the three global generators."""
-    numpy = np.random.get_state()
-    return [torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes(), random.getstate()]
-
-
-@contextmanager
-def only(*kinds: type[Exception]) -> Iterator[None]:
-    """Inside, nothing is raised but these, with words, and no global random state moves."""
-    before = random_states()
-    try:
-        yield
-    except kinds as error:
-        said = str(error)
-    else:
-        said = ""
-    assert not said or len(said) > 20
-    assert random_states() == before
 
 
 @robust

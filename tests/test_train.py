@@ -59,7 +59,7 @@ def held_out(digits, config):
         ({"seed": 2**43}, "less than 2\\*\\*43"),
         ({"lr": "x"}, "lr='x'; expected a number"),
         ({"lr": True}, "lr=True; expected a number"),
-        ({"optimizer": None}, "Unknown optimizer 'None'"),
+        ({"optimizer": None}, "Unknown optimizer None"),
         ({"schedule": "multistep", "milestones": (4, 2)}, "rising epochs"),
         ({"milestones": (0,)}, "milestones=\\(0,\\)"),
         ({"nesterov": True, "momentum": 0}, "nesterov=True; expected False"),

@@ -94,7 +94,7 @@ def test_an_unknown_name_gets_the_nearest(ask):
         ({"in_channels": 0}, "in_channels=0"),
         ({"in_channels": -1}, "in_channels=-1"),
         ({"num_classes": 0}, "num_classes=0"),
-        ({"num_classes": 1}, "num_classes=1; a classifier needs at least 2"),
+        ({"num_classes": 1}, "num_classes=1; expected 2 or more"),
     ],
 )
 def test_bad_sizes(options, message):

@@ -22,7 +22,6 @@ from common import machine, probe, run
 from common.data import Batches, ImageSet
 from common.look.drawing import block_svg, draw, draw_block, svg
 from common.look.hooks import first_convolution, grad_cam, heat_maps, last_maps, outputs_of
-from common.probe.fields import pair
 from common.run import Run, Training
 from common.train import Evaluation
 
@@ -66,6 +65,10 @@ def bundle(fig: "Figure", alt: str) -> dict[str, str]:
 
     The picture is a PNG of at most 128 colours, which keeps a notebook small.
     """
+    from matplotlib.text import Text
+
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)  # a class may be called "$5 to $10"
     buffer = io.BytesIO()
     fig.savefig(buffer, dpi=DPI, format="png")
     small = io.BytesIO()
@@ -378,13 +381,20 @@ def convolution(
 
     `image` (C, H, W) and `kernel` (C, k, l) are small; `at` is the row and column of the value. A
     row of pictures a channel: the padded image with the window, the kernel, the products. Their
-    sum over all channels stands in the output.
+    sum over all channels stands in the output. Raises ValueError where the kernel does not fit the
+    image, or the output has no such value.
     """
     from matplotlib.patches import Rectangle
 
     padded = F.pad(image.float(), (padding,) * 4)
-    output = F.conv2d(padded[None], kernel.float()[None], stride=stride)[0, 0]
     (row, column), (k, l) = at, kernel.shape[1:]
+    if len(kernel) != len(image) or k > padded.shape[1] or l > padded.shape[2]:
+        sizes = f"{tuple(kernel.shape)} for an image of {tuple(padded.shape)}, padding included"
+        raise ValueError(f"A kernel of {sizes}; expected as many channels, and no more pixels.")
+    output = F.conv2d(padded[None], kernel.float()[None], stride=stride)[0, 0]
+    h, w = output.shape
+    if not (0 <= row < h and 0 <= column < w):
+        raise ValueError(f"at={at}; the output has {h} x {w} values, counted from 0.")
     top, left = row * stride, column * stride
     products = padded[:, top : top + k, left : left + l] * kernel
     C = len(image)
@@ -416,8 +426,7 @@ def growing_field(model: nn.Module, x: torch.Tensor, title: str, most: int = 8) 
     """
     from matplotlib.patches import Rectangle
 
-    table = probe.layers(model, tuple(x.shape))
-    known = [(name, pair(field)) for name, field in fields_of(table)][:most]
+    known = probe.fields_of(probe.layers(model, tuple(x.shape)))[:most]
     fig, ax = figure(size=(5.4, 4))
     ax.imshow(to_picture(x[0]), cmap="gray")
     H, W = x.shape[2:]
@@ -431,19 +440,6 @@ def growing_field(model: nn.Module, x: torch.Tensor, title: str, most: int = 8) 
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     told = ", ".join(f"{name} {height} × {width}" for name, (height, width) in known)
     show(fig, f"{title}. Receptive fields in pixels: {told}.")
-
-
-def fields_of(table: pd.DataFrame) -> list[tuple[str, tuple[int, int]]]:
-    """(layer, field) of each layer that sees more than those before, and not all."""
-    found, largest = [], (0, 0)
-    for name, field in zip(table["layer"], table["field"], strict=True):
-        if field in ("all", "not known") or "all" in str(field):
-            continue
-        size = pair([int(n) for n in str(field).split(" x ")])
-        if size[0] * size[1] > largest[0] * largest[1]:
-            found.append((name, size))
-            largest = size
-    return found
 
 
 def from_pixels_to_class(

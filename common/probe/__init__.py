@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from common.probe.fields import FieldTracker, Seen, storage, tensors_in
+from common.probe.fields import FieldTracker, Seen, pair, storage, tensors_in
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second, which a command without tables need not wait for
@@ -278,6 +278,19 @@ def layers(model: nn.Module, shape: Shape) -> "pd.DataFrame":
     frame = pd.DataFrame(rows, columns=[*columns, "field", "stride"])
     frame.attrs = {"receptive_field": local, "unseen_params": unseen}
     return frame
+
+
+def fields_of(table: "pd.DataFrame") -> list[tuple[str, tuple[int, int]]]:
+    """(layer, (height, width)) of the rows of `layers` that see more than those before, not all."""
+    found, largest = [], 0
+    for name, field in zip(table["layer"], table["field"], strict=True):
+        if field == "not known" or "all" in str(field):
+            continue
+        height, width = pair([int(n) for n in str(field).split(" x ")])
+        if height * width > largest:
+            found.append((name, (height, width)))
+            largest = height * width
+    return found
 
 
 def mult_adds(model: nn.Module, shape: Shape) -> int:
