@@ -1,6 +1,7 @@
 """`Config`: how to train, in one place, checked before any work is done."""
 
 import math
+import operator
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
@@ -162,3 +163,14 @@ def in_python(value):
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         return value.item()
     return value
+
+
+def whole(name: str, value: int, least: int = 1) -> int:
+    """The value as a plain int. Raises ValueError unless it is whole and at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{name}={value!r}; expected {least} or more, as a whole number.")
+    return number

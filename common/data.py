@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from common import machine, sources
-from common.config import AUGMENTATIONS
+from common.config import AUGMENTATIONS, whole
 from common.machine import unknown
 from common.sources import pictures
 
@@ -172,17 +171,6 @@ def load(
     train = Images(parts.train_images, parts.train_labels)
     test = Images(parts.test_images, parts.test_labels)
     return ImageSet(name, parts.source, train, test, parts.classes, parts.stand_in)
-
-
-def whole(name: str, value: int, least: int = 1) -> int:
-    """The value as a plain int. Raises ValueError unless it is whole and at least `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ValueError(f"{name}={value!r}; expected {least} or more, as a whole number.")
-    return number
 
 
 def split(n: int, validation: float = 0.2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,8 +23,7 @@ import torch
 from torch import nn
 
 from common import machine
-from common.config import in_python
-from common.data import whole
+from common.config import in_python, whole
 from common.machine import unknown
 
 MARK = "#| model"

@@ -47,6 +47,14 @@ def test_list_for_people(capsys):
     assert "1x28x28" in out
 
 
+def test_list_waits_for_no_package_that_it_does_not_need():
+    words = [sys.executable, "-X", "importtime", "-m", "common", "list"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=machine.HOME)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch" in imported
+    assert not imported & {"torchvision", "torch._dynamo", "pandas", "matplotlib", "IPython"}
+
+
 def test_train_prints_its_record(capsys):
     arguments = ["--batch-size", "32", "--lr", "0.002", "--seed", "5", "--optimizer", "adamw"]
     arguments += ["--augment", "crop", "flip", "--label-smoothing", "0.1", "--validation", "0.3"]
