@@ -2,13 +2,16 @@
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 STUCK = 0.02  # a loss this close to that of guessing, as a share of it, is the loss of guessing
 ENOUGH = 40  # batches before which nothing is said of a loss
@@ -25,7 +28,12 @@ ENDS = {aten.sigmoid: 0.0, aten.sigmoid_: 0.0, aten.tanh: -1.0, aten.tanh_: -1.0
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 PHRASES += ("could not create a memory",)
 # How torch says that a kernel or a pool is larger than what is left of the image.
-NO_PIXELS = ("kernel size can't be greater", "output size is too small")
+NO_PIXELS = (
+    "Kernel size can't be greater than actual input size|Output size is too small|"
+    "non-zero size for (the )?(non-batch )?(input|dimensions)|Padding size should be less than"
+)
+# What a forward pass raises where shapes do not fit; a misspelt name stays an AttributeError.
+TOLD = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 
 def main_output(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -266,34 +274,69 @@ def entered_modules(model: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
+class Witness(TorchFunctionMode):
+    """Remembers in which function an error arose, and the shapes that met there."""
+
+    error: Exception | None = None
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        try:
+            return function(*args, **(kwargs or {}))
+        except Exception as error:
+            if self.error is not error:  # not those that only pass it on
+                self.error, self.shapes = error, shapes_in([args, kwargs])
+                self.function = function.__name__.strip("_")
+            raise
+
+
+def shapes_in(values: object) -> list[tuple[int, ...]]:
+    """The shapes of the tensors among `values`, which may be nested."""
+    return [tuple(v.shape) for v in tree_leaves(values) if isinstance(v, torch.Tensor)]
+
+
 @contextmanager
 def told_by_layer(model: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
-    """Turns an error of a forward pass into ValueError: torch's own words, the layer, its input."""
+    """Turns an error of a forward pass into ValueError: torch's own words, the layer, what met."""
     inside: list[tuple[nn.Module, list]] = []  # the modules entered and not yet left
 
     def enter(module: nn.Module, inputs: tuple) -> None:
-        inside.append((module, [tuple(t.shape) for t in inputs if isinstance(t, torch.Tensor)]))
+        inside.append((module, shapes_in(inputs)))
 
     handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
     handles += [m.register_forward_hook(lambda *_: inside.pop() and None) for m in model.modules()]
+    witness = Witness()
     try:
-        yield
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        with witness:
+            yield
+    except TOLD as error:
         if ran_out(error):
             raise
-        said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        if any(words in said.lower() for words in NO_PIXELS):
-            said += ". It ran out of pixels: use larger images (image_size)"
         module, shapes = inside[-1] if inside else (model, [shape])
         name = {m: n for n, m in model.named_modules()}[module]
         layer = f"the layer {name!r} ({type(module).__name__})" if name else type(module).__name__
+        if any(module.children()) and witness.error is error:
+            layer, shapes = f"{witness.function}, called by {layer},", witness.shapes
+        said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ValueError(
             f"Images of shape {shape} (N, C, H, W) do not fit this net: {layer} got "
-            f"{' and '.join(map(str, shapes))}. {said}."
+            f"{' and '.join(map(str, shapes)) or 'none'}. {said}.{remedy(module, shapes, said)}"
         ) from error
     finally:
         for handle in handles:
             handle.remove()
+
+
+def remedy(module: nn.Module, shapes: list[tuple[int, ...]], said: str) -> str:
+    """What to try where `module` does not take these shapes, as far as that is known."""
+    came = shapes[0] if shapes else ()
+    channels, features = (getattr(module, name, None) for name in ("in_channels", "in_features"))
+    if channels is not None and len(came) == 4 and came[1] != channels:
+        return f" It takes {channels} channels: build the net with in_channels={came[1]}."
+    if features is not None and came and came[-1] != features:
+        return f" It takes {features} values an image: use the image size the net was made for."
+    if re.search(NO_PIXELS, said, re.IGNORECASE):
+        return " It ran out of pixels: use larger images (image_size)."
+    return ""
 
 
 @torch.no_grad()

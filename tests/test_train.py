@@ -307,7 +307,7 @@ def test_a_wrong_addition_is_told_as_torch_tells_it(digits):
             return self.conv(x) + x
 
     model = nn.Sequential(Block(), nn.Flatten(), nn.Linear(4 * 28 * 28, 10))
-    words = r"layer '0' \(Block\) got \(2, 1, 28, 28\)\. The size of tensor a \(13\) must match"
+    words = r"layer '0' \(Block\), got \(2, 4, 13, 13\) and \(2, 1, 28, 28\)\. The size of tensor a"
     with pytest.raises(ValueError, match=words) as error:
         fit(model, digits, short(), show=False)
     assert "pixels" not in str(error.value)

@@ -7,17 +7,16 @@ read off the operations themselves, so what a net does between its layers is cou
 import contextlib
 import copy
 import math
-import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from common.advice import told_by_layer
 from common.probe.fields import FieldTracker, Seen, pair, storage, tensors_in
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ Shape = tuple[int, int, int, int]  # N, C, H, W
 IMAGE = -1  # stands for the net's input among the sources of a call
 INSIDE = -2  # made by the layer that is running
 COPIES = ("clone", "_to_copy", "_unsafe_view", "detach", "alias", "lift_fresh")
-NO_PIXELS = (
-    "Kernel size can't be greater than actual input size|Output size is too small|"
-    "non-zero size for (the )?(non-batch )?(input|dimensions)|Padding size should be less than"
-)
 
 
 @dataclass
@@ -214,13 +209,11 @@ def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorde
         raise
     except Exception:  # not followed without values: the real pass says whether it is wrong
         bare = any(p.is_meta for p in model.parameters())
-        return passed(model, shape, bare, fields, Witness())
+        return passed(model, shape, bare, fields, told=True)
 
 
-def passed(
-    model: nn.Module, shape: Shape, meta: bool, fields: bool, witness: "Witness | None" = None
-):
-    """One recorded pass of a copy; with a `witness`, a misfit is explained by a ValueError."""
+def passed(model: nn.Module, shape: Shape, meta: bool, fields: bool, told: bool = False):
+    """One recorded pass of a copy; where `told`, a misfit is explained by a ValueError."""
     net = rehearse(model, meta)
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     x = torch.zeros(shape, device="meta" if meta else weight.device)
@@ -228,13 +221,9 @@ def passed(
     recorder = Recorder(net, FieldTracker(x) if fields else None)
     recorder.sources[id(x)] = IMAGE
     own_random_numbers = torch.random.fork_rng(devices=())
-    try:
-        with torch.no_grad(), own_random_numbers, recorder, witness or contextlib.nullcontext():
-            return recorder, net(x)
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        if witness is None or isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(misfit(recorder, witness, shape, error)) from error
+    explained = told_by_layer(net, shape) if told else contextlib.nullcontext()
+    with explained, torch.no_grad(), own_random_numbers, recorder:
+        return recorder, net(x)
 
 
 # ---------------------------------------------------------------------------------------- asking
@@ -310,58 +299,3 @@ def depth(model: nn.Module, shape: Shape) -> int:
 def receptive_field(model: nn.Module, shape: Shape) -> int | str:
     """The receptive field in input pixels of the last step that sees less than the whole image."""
     return layers(model, shape).attrs["receptive_field"]
-
-
-def check_fits(model: nn.Module, shape: Shape) -> None:
-    """Raise ValueError, with the layer where it fails, unless an input of `shape` fits the net."""
-    trace(model, shape)
-
-
-# --------------------------------------------------------------------------------------- misfits
-
-
-class Witness(TorchFunctionMode):
-    """Remembers the function that failed first, and the shapes that met in it."""
-
-    failed: tuple[str, list[tuple[int, ...]]] | None = None
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        try:
-            return function(*args, **(kwargs or {}))
-        except Exception:
-            if self.failed is None:
-                shapes = [tuple(t.shape) for t in tensors_in([args, kwargs])]
-                self.failed = function.__name__.strip("_"), shapes
-            raise
-
-
-def misfit(recorder: Recorder, witness: Witness, shape: Shape, error: Exception) -> str:
-    """Why an input of `shape` does not pass: the layer, what met there, and torch's own words."""
-    text = f"An input of shape {shape} (N, C, H, W) does not fit this net: "
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
-    if not recorder.running:
-        return text + reason
-    module, inputs = recorder.running[-1]
-    name = recorder.names[module] or type(module).__name__
-    if any(module.children()):
-        text += f"in the forward pass of {name!r} ({type(module).__name__}) "
-        if witness.failed and witness.failed[1]:
-            function, shapes = witness.failed
-            text += f"{function} met {' and '.join(map(str, shapes))}: "
-        return text + reason
-    came = tuple(tensors_in(inputs)[0].shape) if tensors_in(inputs) else ()
-    text += f"the layer {name!r} ({module}) got {came}"
-    wanted = getattr(module, "in_channels", None)
-    if wanted is not None and len(came) == 4 and came[1] != wanted:
-        return (
-            f"{text}, but it takes {wanted} channels. Give the net {wanted} channels, "
-            f"or build it with in_channels={came[1]}. PyTorch: {reason}"
-        )
-    if isinstance(module, nn.Linear) and came and came[-1] != module.in_features:
-        return (
-            f"{text}, but it takes {module.in_features} values an image. "
-            f"Use the image size the net was made for. PyTorch: {reason}"
-        )
-    if re.search(NO_PIXELS, reason):
-        return f"{text} and ran out of pixels. Use larger images (image_size). PyTorch: {reason}"
-    return f"{text}: {reason}"
