@@ -90,7 +90,7 @@ E = Config(
     schedule="warmup", augment=("crop", "flip"), image_size=32,
 )  # fmt: skip
 E_LAPTOP = {"epochs": 3, "train_images": 4_000, "batch_size": 64, "lr": 0.05}
-E_QUARTER = replace(E, epochs=12, validation=0.1)
+E_QUARTER = replace(E, epochs=8, validation=0.1)
 
 # ---------------------------------------------------------------- one recipe for all, CIFAR-10
 PHOTO = Config(

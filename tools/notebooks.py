@@ -1,9 +1,7 @@
 """The notebooks as files: the cells they share, running them, and cleaning what a run stored."""
 
-import os
 import re
 import sys
-import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -249,11 +247,8 @@ def read(path: Path) -> NotebookNode:
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(nbformat.writes(notebook).rstrip("\n") + "\n")
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with machine.written_whole(path) as fresh:
+        fresh.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8")
 
 
 def words(notebook: NotebookNode) -> int:
