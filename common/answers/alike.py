@@ -4,6 +4,8 @@ import copy
 import math
 import numbers
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from common.answers.limit import SECONDS, TooSlow, limit
-from common.answers.wording import brief, shown, size, words
+from common.answers.wording import brief, few, shown, size, words
 
 ADVICE = "use torch's functions, and no numpy, .item(), detach or no_grad"
 
@@ -46,16 +48,18 @@ def must_be_same(found: Any, expected: Any, where: str, case: Case = Case()) -> 
             same_tensor(found, expected, where)
         elif isinstance(expected, dict):
             for key, value in expected.items():
-                must_be_same(found[key], value, f"{where}, {key}" if where else key, case)
+                here = f"{where}, {key}" if where else key
+                if isinstance(value, bool) and bool(found[key]) is not value:
+                    raise NotYet(f"{here}: this should {'' if value else 'not '}be so.")
+                must_be_same(found[key], value, here, case)
         elif isinstance(expected, tuple | list):
             row = as_row(found)
             if row is None or len(row) != len(expected):
                 raise NotYet(f"{where}: expected {len(expected)} values, got {brief(found)}.")
             if all(isinstance(e, numbers.Number) for e in expected):  # tell the whole row
                 for mine, right in zip(row, expected, strict=True):
-                    must_be_same(
-                        mine, right, f"{where}: expected {list(expected)}, got {row}; here", case
-                    )
+                    both = f"expected {few(expected)}, got {few(row)}"
+                    must_be_same(mine, right, f"{where}: {both}; here", case)
             else:
                 for i, (mine, right) in enumerate(zip(row, expected, strict=True)):
                     must_be_same(mine, right, f"{where}, number {i}", case)
@@ -150,17 +154,17 @@ def same_network(found: Any, expected: nn.Module, where: str, case: Case) -> Non
     for training in modes:
         for net in (found, expected):
             net.train(training)
-        for shape in case.inputs:
+        for i, shape in enumerate(case.inputs):
             mode = "" if case.keep else f", in {'training' if training else 'evaluation'} mode"
-            same_answers(found, expected, mine, right, shape, f"{where}{mode}")
+            image = torch.randn(shape) * (8 if i else 1)  # large values too: ReLU6 is not ReLU
+            same_answers(found, expected, mine, right, image, f"{where}{mode}")
 
 
 def same_answers(
-    found: nn.Module, expected: nn.Module, mine: list, right: list, shape: tuple, where: str
+    found: nn.Module, expected: nn.Module, mine: list, right: list, image: torch.Tensor, where: str
 ) -> None:
     """One batch through both networks: outputs, gradients, and an input that stays as it was."""
-    where = f"{where}, an input of {' × '.join(map(str, shape))}"
-    image = torch.randn(shape)
+    where = f"{where}, an input of {size(image)}"
     grads = []
     for net, weights in ((found, mine), (expected, right)):
         x = image.clone().requires_grad_()
@@ -189,13 +193,14 @@ def same_answers(
 
 
 def unregistered(net: nn.Module) -> str:
-    """The first attribute that holds layers in a plain list, tuple or dict, or ""."""
-    for module in net.modules():
+    """The attribute that holds layers in a plain list, tuple or dict alone, or ""."""
+    known = set(net.modules())
+    for module in known:
         for name, value in vars(module).items():
             items = value.values() if isinstance(value, dict) else value
             if name.startswith("_") or not isinstance(value, list | tuple | dict):
                 continue
-            if any(isinstance(item, nn.Module) for item in items):
+            if any(isinstance(item, nn.Module) and item not in known for item in items):
                 return name
     return ""
 
@@ -253,6 +258,8 @@ def as_number(value: Any) -> int | float | None:
         if math.prod(value.shape) != 1 or value.ndim > 1:
             return None
         value = value.item()
+    if isinstance(value, Fraction | Decimal):
+        value = float(value)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

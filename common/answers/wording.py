@@ -33,6 +33,12 @@ def shown(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:.6g}"
 
 
+def few(numbers: Any) -> str:
+    """A row of numbers: the first six."""
+    told = [shown(n) if isinstance(n, int | float) else brief(n) for n in list(numbers)[:6]]
+    return f"[{', '.join(told)}{', …' if len(numbers) > 6 else ''}]"
+
+
 def size(tensor: torch.Tensor) -> str:
     return " × ".join(map(str, tensor.shape)) or "none (a single value)"
 
@@ -56,7 +62,8 @@ def named(value: Any) -> str:
     """An argument: its shape if it is a tensor, its type if it is a layer or a function."""
     if isinstance(value, torch.Tensor):
         kind = str(value.dtype).removeprefix("torch.")
-        return f"<{size(value)}, {kind}>" if value.numel() > 6 else str(value.tolist())
+        small = value.numel() <= 6 and (value.ndim < 2 or not value.is_floating_point())
+        return few(value.flatten().tolist()) if small else f"<{size(value)}, {kind}>"
     if isinstance(value, nn.Module):
         return type(value).__name__
     if callable(value):

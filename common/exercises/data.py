@@ -147,13 +147,15 @@ def which_were_seen(train, test):
 
 
 def leaky_sets(n, m, leaks):
-    """Training images, and test images of which `leaks` (test, train) are copies; same means."""
-    images = torch.randint(0, 256, (n + m, 1, 4, 3), dtype=torch.uint8)
+    """Training images, some twice, and test images of which `leaks` (test, train) are copies."""
+    images = torch.randint(0, 256, (n + m, 2, 4, 3), dtype=torch.uint8)
     train, test = images[:n].clone(), images[n:].clone()
     for i, j in leaks:
-        test[i] = train[j]
-    free = next(i for i in range(m) if i not in dict(leaks))
-    test[free] = train[0].flip(-1)  # the same values in another order
+        train[j - 1] = test[i] = train[j]
+    turned, nearly, *_ = (i for i in range(m) if i not in dict(leaks))
+    test[turned] = train[0].flip(-1)  # the same values in another order
+    test[nearly] = train[1]
+    test[nearly, -1, -1, -1] ^= 1
     return train, test
 
 
@@ -279,7 +281,7 @@ Nothing may be in both parts, nothing may be lost, and the same call gives the s
             "torch.randperm(n, generator=torch.Generator().manual_seed(0)) is the same every time.",
         ),
         facts=split_facts,
-        cases=lambda: (Case((500, 0.3)), Case((301, 0.25))),
+        cases=lambda: (Case((500, 0.3)), Case((303, 0.25)), Case((301, 0.25)), Case((40, 0.0))),
         mistakes=(
             (split_in_order, "These are simply the first images: shuffle before you cut."),
             (split_every_so_often, "Every so-many-th image is no random choice."),
@@ -330,7 +332,7 @@ order.""",
         ),
         cases=lambda: (
             Case(leaky_sets(30, 9, ((2, 7), (5, 29)))),
-            Case(leaky_sets(6, 20, ((0, 5), (11, 3), (19, 3), (4, 4)))),
+            Case(leaky_sets(9, 20, ((0, 7), (11, 3), (19, 3), (4, 5)))),
             Case(leaky_sets(5, 4, ())),
         ),
         mistakes=(

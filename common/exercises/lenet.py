@@ -132,6 +132,7 @@ def three_steps(step):
     return {
         "the weights after three steps": net.weight.detach().clone(),
         "the losses of three steps": losses,
+        "the net is in training mode": net.training,
     }
 
 

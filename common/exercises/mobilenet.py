@@ -152,15 +152,20 @@ def recalibrate_by_momentum(net, batches):
 
 def statistics_facts(answer, momentum, channels):
     """What a recalibration leaves in a small net with stale statistics."""
-    norm = nn.BatchNorm2d(channels, momentum=momentum)
-    norm.running_mean += 5
-    net = nn.Sequential(nn.Conv2d(2, channels, 1), norm, nn.ReLU())
-    weight = net[0].weight.detach().clone()
+    convs = nn.Conv2d(2, channels, 1), nn.Conv2d(channels, channels, 1)
+    norms = [nn.BatchNorm2d(channels, momentum=momentum) for _ in convs]
+    for norm in norms:
+        norm.running_mean += 5
+        norm.num_batches_tracked += 7
+    net = nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1]).eval()
+    weight = convs[0].weight.detach().clone()
     batches = [n + n * torch.randn(4, 2, 3, 5) for n in (1, 2, 4)]
     result = answer(net, batches)
     return {
-        "the normalisation's mean": result[1].running_mean.clone(),
+        "the first normalisation's mean": result[1].running_mean.clone(),
         "its variance": result[1].running_var.clone(),
+        "the second one's mean": result[4].running_mean.clone(),
+        "its variance, too": result[4].running_var.clone(),
         "the net is in training mode": result.training,
         "the weights stay as they were": torch.equal(weight, result[0].weight),
     }
