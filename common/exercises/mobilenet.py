@@ -195,7 +195,7 @@ EXERCISES = [
         statement="""\
 A MobileNet of width 1 has `depthwise` mult-adds in its depthwise convolutions and `pointwise` in \
 its 1 × 1 convolutions; leave the first and the last layer out.
-A telephone allows `budget` mult-adds.
+A phone allows `budget` mult-adds.
 How does each of the two grow with the width multiplier α?
 Return the α, a float, that uses the budget up exactly; it may be above 1.""",
         hints=(
@@ -267,7 +267,7 @@ Pad by 1; return a tensor with the shape of `x`.""",
     Exercise(
         solution=fold,
         statement="""\
-On a telephone no batch normalisation is left: it is folded into the convolution before it.
+On a phone no batch normalisation is left: it is folded into the convolution before it.
 In evaluation mode `norm` computes (y - mean) / sqrt(var + eps) * weight + bias, channel by channel.
 Return a new `nn.Conv2d` with a bias that does what `conv` (which has none) and `norm` do together.
 `conv` may have any kernel, stride, padding, dilation and groups, and both stay as they are.""",
