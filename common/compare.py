@@ -135,15 +135,15 @@ def leaderboard(runs: list[Record], experiment: str = "cifar10") -> pd.DataFrame
 
     Columns: `network`, its `architecture`, `year`, `depth` (layers with weights on the longest
     way), `params`, `mult_adds`, test `accuracy` with `error` and `spread` (per cent), `n` seeds,
-    `seconds` of the median epoch, on which `machine`, `peak_MB`, receptive `field` (pixels),
-    `origin`, `source`.
+    `seconds` of the median epoch, on which `machine` in which `precision`, `peak_MB`, receptive
+    `field` (pixels), `origin`, `source`.
     """
     frame = grouped([run for run in runs if run.experiment == experiment])
     frame = frame[frame["accuracy"].notna()]
     about = pd.DataFrame([facts(name) for name in frame["network"]], index=frame.index)
     columns = ["architecture", "network", "year", "depth", "params", "mult_adds", "accuracy"]
-    columns += ["error", "spread", "n", "seconds", "machine", "peak_MB", "field", "origin"]
-    columns += ["source"]
+    columns += ["error", "spread", "n", "seconds", "machine", "precision", "peak_MB", "field"]
+    columns += ["origin", "source"]
     board = frame.assign(**about).reindex(columns=columns)
     return board.sort_values("accuracy", ascending=False, ignore_index=True)
 
@@ -314,6 +314,6 @@ def markdown_board(board: pd.DataFrame) -> str:
         lines.append(
             f"| {row.architecture} (`{row.network}`) | {row.year} | {row.depth} | {row.params:,} | "
             f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f} ± {row.error:.2f}{spread} | "
-            f"{row.seconds:.0f}, {row.machine} |"
+            f"{row.seconds:.0f}, {row.machine}, {row.precision} |"
         )
     return "\n".join(lines) + "\n"

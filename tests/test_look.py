@@ -79,6 +79,19 @@ def test_a_figure_carries_its_text():
     assert bundle["text/plain"] == '[figure: loss < 2 & "falling"]'
 
 
+def test_a_dollar_sign_is_a_dollar_sign_and_a_power_of_ten_a_power():
+    fig, ax = look.figure()
+    ax.semilogy([1, 2, 3], [1, 10, 1e5], label="$5 to $10")
+    ax.set_title("$5 to $10")
+    ax.legend()
+    look.bundle(fig, "prices")
+    assert not ax.title.get_parse_math()
+    assert not ax.get_legend().get_texts()[0].get_parse_math()
+    labels = [label for label in ax.get_yticklabels(which="both") if "mathdefault" in str(label)]
+    assert labels
+    assert all(label.get_parse_math() for label in labels)
+
+
 def test_a_curve_is_small():
     fig, alt = look.curves_with_alt(history(30), "A run")
     image, size = picture(look.bundle(fig, alt))

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from common import machine, probe, run
 from common.data import Batches, ImageSet
-from common.look.drawing import block_svg, draw, draw_block, svg
+from common.look.drawing import block_svg, draw, draw_block, spell_out, svg
 from common.look.hooks import first_convolution, grad_cam, heat_maps, last_maps, outputs_of
 from common.run import Run, Training
 from common.train import Evaluation
@@ -65,10 +65,7 @@ def bundle(fig: "Figure", alt: str) -> dict[str, str]:
 
     The picture is a PNG of at most 128 colours, which keeps a notebook small.
     """
-    from matplotlib.text import Text
-
-    for text in fig.findobj(Text):
-        text.set_parse_math(False)  # a class may be called "$5 to $10"
+    spell_out(fig)
     buffer = io.BytesIO()
     fig.savefig(buffer, dpi=DPI, format="png")
     small = io.BytesIO()
