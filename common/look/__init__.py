@@ -175,10 +175,13 @@ def compare_curves(runs: Mapping[str, Run], title: str, what: str = "val_accurac
 
 
 def to_picture(image: torch.Tensor) -> np.ndarray:
-    """(C, H, W) of any range to a picture: grey (H, W) or colour (H, W, 3), stretched to 0 … 1."""
+    """(C, H, W) of any range to a picture, stretched to 0 … 1: colour (H, W, 3), or grey (H, W).
+
+    Grey is the first channel, unless there are three.
+    """
     array = image.detach().float().cpu()
     array = (array - array.min()) / (array.max() - array.min()).clamp(min=1e-8)
-    return array[0].numpy() if len(array) == 1 else array.permute(1, 2, 0).numpy()
+    return array.permute(1, 2, 0).numpy() if len(array) == 3 else array[0].numpy()
 
 
 def grid(
@@ -454,6 +457,7 @@ def from_pixels_to_class(
             rows.append((name, outputs_of(layer, model, x)[0, :most].float().cpu()))
         answer = outputs_of(model, model, x)[0].float().softmax(0).cpu()
     fig, axes = figure(len(rows) + 1, most, (0.9 * most, 0.95 * len(rows) + 1.9))
+    axes = np.reshape(axes, (len(rows) + 1, most))
     for (name, maps), line in zip(rows, axes, strict=False):
         for ax in line:
             ax.set_axis_off()
