@@ -467,7 +467,7 @@ def test_write_replaces_a_notebook_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert notebooks.read(path) == small()
     before = path.read_bytes()
 
-    monkeypatch.setattr(notebooks.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(machine.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         notebooks.write(new_notebook(), path)
     assert path.read_bytes() == before
