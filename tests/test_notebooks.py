@@ -19,7 +19,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from common import zoo
+from common import machine, zoo
 from common.exercises import catalogue
 from tools import notebooks
 
