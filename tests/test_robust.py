@@ -316,7 +316,8 @@ def test_pictures(drawn: list[str], data: st.DataObject):
     title = draw(names)
     picture = draw(st.sampled_from(PICTURES))
     with only(ValueError):
-        picture(draw, title)
+        with torch.random.fork_rng(devices=[]):  # for the nets that it looks into
+            picture(draw, title)
         told = drawn[before:]
         assert len(told) <= 1
         assert all(alt.startswith(title) for _, alt in told)
