@@ -144,12 +144,13 @@ def pretrained(name: str) -> nn.Module:
         ) from error
     model = zoo.build(name, in_channels=3, num_classes=1000, **options)
     fill(model, state)
+    prepared = weights.transforms()  # as its images were
     model.about = {
         "network": name,
         "classes": weights.meta["categories"],
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "image_size": 224,
+        "mean": tuple(prepared.mean),
+        "std": tuple(prepared.std),
+        "image_size": prepared.crop_size[0],
         "channels": 3,
         "dataset": "ImageNet",
     }

@@ -143,6 +143,9 @@ def test_imagenet_weights_go_into_our_own_class(name, monkeypatch):
     monkeypatch.setattr(kind, "get_state_dict", lambda *_, **__: other.state_dict())
     ours = weights.pretrained(name)
     assert len(ours.about["classes"]) == 1000
+    assert ours.about["mean"] == (0.485, 0.456, 0.406)
+    assert ours.about["std"] == (0.229, 0.224, 0.225)
+    assert ours.about["image_size"] == 224
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), other(x), rtol=1e-5, atol=1e-5)
