@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 STUCK = 0.02  # a loss this close to that of guessing, as a share of it, is the loss of guessing
 ENOUGH = 40  # batches before which nothing is said of a loss
@@ -290,8 +289,19 @@ class Witness(TorchFunctionMode):
 
 
 def shapes_in(values: object) -> list[tuple[int, ...]]:
-    """The shapes of the tensors among `values`, which may be nested."""
-    return [tuple(v.shape) for v in tree_leaves(values) if isinstance(v, torch.Tensor)]
+    """The shapes of the tensors among `values`."""
+    return [tuple(tensor.shape) for tensor in tensors_in(values)]
+
+
+def tensors_in(values) -> list[torch.Tensor]:
+    """The tensors among `values`, and in the lists, tuples and dicts among them."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return []
+    return [tensor for value in values for tensor in tensors_in(value)]
 
 
 @contextmanager
@@ -317,21 +327,26 @@ def told_by_layer(model: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
         if any(module.children()) and witness.error is error:
             layer, shapes = f"{witness.function}, called by {layer},", witness.shapes
         said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        met = " and ".join(map(str, shapes)) or "none"
         raise ValueError(
-            f"Images of shape {shape} (N, C, H, W) do not fit this net: {layer} got "
-            f"{' and '.join(map(str, shapes)) or 'none'}. {said}.{remedy(module, shapes, said)}"
+            f"Images of shape {shape} (N, C, H, W) do not fit this net: {layer} got {met}. "
+            f"{said}.{remedy(module, shape, shapes, said)}"
         ) from error
     finally:
         for handle in handles:
             handle.remove()
 
 
-def remedy(module: nn.Module, shapes: list[tuple[int, ...]], said: str) -> str:
+def remedy(module: nn.Module, images: tuple[int, ...], shapes: list, said: str) -> str:
     """What to try where `module` does not take these shapes, as far as that is known."""
     came = shapes[0] if shapes else ()
-    channels, features = (getattr(module, name, None) for name in ("in_channels", "in_features"))
+    channels, features = (
+        None if any(module.children()) else getattr(module, name, None)
+        for name in ("in_channels", "in_features")
+    )
     if channels is not None and len(came) == 4 and came[1] != channels:
-        return f" It takes {channels} channels: build the net with in_channels={came[1]}."
+        build = f": build the net with in_channels={came[1]}" if came == images else ""
+        return f" It takes {channels} channels{build}."
     if features is not None and came and came[-1] != features:
         return f" It takes {features} values an image: use the image size the net was made for."
     if re.search(NO_PIXELS, said, re.IGNORECASE):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common import check, machine
-from common.answers import alike, limit
+from common.answers import alike, limit, wording
 from common.answers.alike import NotYet, must_be_same
 from common.check import state_of
 from common.exercises import catalogue, find
@@ -323,3 +323,12 @@ def test_progress_of_no_notebook():
 def test_one_line_is_one_line():
     assert check.enough(find("data.flip")) == "1 line is enough."
     assert alike.brief(1) == "1"
+
+
+def test_rows_and_small_tensors_in_a_few_words():
+    assert wording.few([True, 1234, 0.123456789, "x"]) == "[True, 1,234, 0.123457, 'x']"
+    assert wording.few(list(range(9))) == "[0, 1, 2, 3, 4, 5, …]"
+    assert wording.named(torch.tensor([[1, 2], [3, 4]])) == "[[1, 2], [3, 4]]"
+    assert wording.named(torch.tensor([0.1, 0.2])) == "[0.1, 0.2]"
+    assert wording.named(torch.zeros(2, 2)) == "<2 × 2, float32>"
+    assert wording.named(torch.tensor(3)) == "3"

@@ -313,6 +313,24 @@ def test_a_wrong_addition_is_told_as_torch_tells_it(digits):
     assert "pixels" not in str(error.value)
 
 
+def test_only_who_meets_the_images_is_told_of_in_channels(digits):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_channels, self.conv = 3, nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            return self.conv(x) + x
+
+    inner = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(6, 4, 3), nn.Flatten())
+    with pytest.raises(ValueError, match=r"'1' \(Conv2d\) got .*It takes 6 channels\.$"):
+        fit(inner, digits, short(), show=False)
+    joined = nn.Sequential(nn.Conv2d(1, 8, 3), Sum())
+    with pytest.raises(ValueError, match=r"add, called by the layer '1' \(Sum\)") as error:
+        fit(joined, digits, short(), show=False)
+    assert "It takes" not in str(error.value)
+
+
 def test_numbers_of_numpy_and_torch_are_welcome():
     config = Config(
         seed=np.int64(3), lr=np.float64(0.1), epochs=torch.tensor(2), batch_size=[[1, 8], [1, 4]]

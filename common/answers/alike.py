@@ -193,9 +193,9 @@ def same_answers(
 
 
 def unregistered(net: nn.Module) -> str:
-    """The attribute that holds layers in a plain list, tuple or dict alone, or ""."""
+    """The first attribute that holds layers in a plain list, tuple or dict alone, or ""."""
     known = set(net.modules())
-    for module in known:
+    for module in net.modules():  # in their order, unlike the set
         for name, value in vars(module).items():
             items = value.values() if isinstance(value, dict) else value
             if name.startswith("_") or not isinstance(value, list | tuple | dict):

@@ -33,10 +33,13 @@ def shown(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:.6g}"
 
 
-def few(numbers: Any) -> str:
+def few(row: list) -> str:
     """A row of numbers: the first six."""
-    told = [shown(n) if isinstance(n, int | float) else brief(n) for n in list(numbers)[:6]]
-    return f"[{', '.join(told)}{', …' if len(numbers) > 6 else ''}]"
+    told = [
+        shown(n) if isinstance(n, int | float) and not isinstance(n, bool) else brief(n)
+        for n in row[:6]
+    ]
+    return f"[{', '.join(told)}{', …' if len(row) > 6 else ''}]"
 
 
 def size(tensor: torch.Tensor) -> str:
@@ -62,8 +65,9 @@ def named(value: Any) -> str:
     """An argument: its shape if it is a tensor, its type if it is a layer or a function."""
     if isinstance(value, torch.Tensor):
         kind = str(value.dtype).removeprefix("torch.")
-        small = value.numel() <= 6 and (value.ndim < 2 or not value.is_floating_point())
-        return few(value.flatten().tolist()) if small else f"<{size(value)}, {kind}>"
+        if value.numel() > 6 or (value.ndim > 1 and value.is_floating_point()):
+            return f"<{size(value)}, {kind}>"
+        return few(value.tolist()) if value.ndim == 1 else str(value.tolist())
     if isinstance(value, nn.Module):
         return type(value).__name__
     if callable(value):

@@ -1,26 +1,23 @@
 """Every picture of the course. All go through `show`, which gives them alternative text.
 
-Diagrams of networks come from `drawing`, what a layer puts out from `hooks`; both are called from
-here, as look.draw and look.outputs_of.
+Diagrams of networks come from `drawing`, what a layer puts out from `hooks`, and what all pictures
+stand on from `figures`; all are called from here, as look.draw, look.outputs_of and look.show.
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from common import machine, probe, run
 from common.data import Batches, ImageSet
-from common.look.drawing import block_svg, draw, draw_block, spell_out, svg
+from common.look.drawing import block_svg, draw, draw_block, svg
+from common.look.figures import COLOURS, MARKERS, STYLE, bundle, figure, show
 from common.look.hooks import first_convolution, grad_cam, heat_maps, last_maps, outputs_of
 from common.run import Run, Training
 from common.train import Evaluation
@@ -33,58 +30,6 @@ __all__ = [
     "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "heat_maps",
     "last_maps", "outputs_of", "svg",
 ]  # fmt: skip
-# Okabe and Ito's colours, told apart by colour-blind readers (Wong, Nature Methods 8, 441, 2011).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "osD^vPX*"
-DPI = 90
-STYLE = {
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.3,
-    "axes.titlesize": 11,
-    "figure.constrained_layout.use": True,
-}
-
-
-def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.2)):
-    """(figure, axes) in the house style; `size` in inches. Not yet shown: end with `show`."""
-    # Here, not above: it takes longer to import than the whole course. And not by way of pyplot,
-    # which would keep every figure until it is closed.
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        made = Figure(figsize=size)
-        return made, made.subplots(rows, columns)
-
-
-def bundle(fig: "Figure", alt: str) -> dict[str, str]:
-    """A figure as what Jupyter displays: an HTML figure with alternative text, and the text alone.
-
-    The picture is a PNG of at most 128 colours, which keeps a notebook small.
-    """
-    spell_out(fig)
-    buffer = io.BytesIO()
-    fig.savefig(buffer, dpi=DPI, format="png")
-    small = io.BytesIO()
-    palette = Image.Palette.ADAPTIVE
-    Image.open(buffer).convert("RGB").convert("P", palette=palette, colors=128).save(
-        small, "PNG", optimize=True
-    )
-    data = base64.b64encode(small.getvalue()).decode()
-    source = f"data:image/png;base64,{data}"
-    image = f'<img style="max-width:100%" alt="{escape(alt)}" src="{source}">'
-    html = f'<figure style="margin:0">{image}</figure>'
-    return {"text/html": html, "text/plain": f"[figure: {alt}]"}
-
-
-def show(fig: "Figure", alt: str) -> None:
-    """Display a figure with its alternative text, which says in words what there is to see."""
-    from IPython.display import display
-
-    display(bundle(fig, alt), raw=True)
 
 
 # --------------------------------------------------------------------------------------- curves

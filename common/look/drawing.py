@@ -5,16 +5,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from common import probe
 from common.probe import IMAGE, Call, Shape
 from common.probe.fields import pair
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 KINDS = {  # Okabe and Ito's colours, lightened: readable under black text
     "convolution": "#9ecae9",
@@ -332,18 +328,3 @@ def show_svg(drawing: str, title: str) -> None:
     from IPython.display import display
 
     display({"text/html": drawing, "text/plain": f"[diagram: {title}]"}, raw=True)
-
-
-def spell_out(fig: "Figure") -> None:
-    """Take dollar signs for what they are, "$5 to $10", but in the powers of ten at log axes."""
-    from matplotlib.text import Text
-
-    powers = {
-        label
-        for ax in fig.axes
-        for axis in (ax.xaxis, ax.yaxis)
-        if axis.get_scale() == "log"
-        for label in axis.get_ticklabels(which="both")
-    }
-    for text in set(fig.findobj(Text)) - powers:
-        text.set_parse_math(False)

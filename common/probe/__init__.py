@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from common.advice import told_by_layer
-from common.probe.fields import FieldTracker, Seen, pair, storage, tensors_in
+from common.advice import tensors_in, told_by_layer
+from common.probe.fields import FieldTracker, Seen, pair, storage
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second, which a command without tables need not wait for

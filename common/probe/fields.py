@@ -8,21 +8,12 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from common.advice import tensors_in
+
 MARGIN = 4096  # positions followed beyond either edge, as if the image went on
 HOLE = -(10**9)  # no position: a tap of a transposed convolution that falls between two
 
 Places = Callable[[np.ndarray], list[np.ndarray]]  # which positions each of some new ones takes
-
-
-def tensors_in(values) -> list[torch.Tensor]:
-    """The tensors among `values`, and in the lists, tuples and dicts among them."""
-    if isinstance(values, torch.Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (list, tuple)):
-        return []
-    return [tensor for value in values for tensor in tensors_in(value)]
 
 
 def storage(tensor: torch.Tensor) -> int:
