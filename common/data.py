@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,6 +245,22 @@ def chosen_indices(indices: Indices | None, n: int) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
+# What lies on a GPU: by the tensor on the CPU and the device.
+copies: weakref.WeakValueDictionary[tuple[int, str], torch.Tensor] = weakref.WeakValueDictionary()
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device: a whole set moves once, for all that ask while one of them lives."""
+    if tensor.device == device:
+        return tensor
+    key = (id(tensor), str(device))
+    copy = copies.get(key)
+    if copy is None:
+        copy = copies[key] = tensor.to(device)
+        copy.original = tensor  # which keeps its id from becoming another's
+    return copy
+
+
 class Batches:
     """Normalised float batches on the device, made from uint8 images a batch at a time.
 
@@ -293,9 +310,8 @@ class Batches:
                 f"processes; expected (rank, ranks), such as (0, 2), and an image for each."
             )
         self.device = torch.device(device or machine.device())
-        # On a GPU the whole set moves once, as bytes; on a CPU this copies nothing.
-        self.images = chosen.images.to(self.device)
-        self.labels = chosen.labels.to(self.device)
+        self.images = on_device(chosen.images, self.device)
+        self.labels = on_device(chosen.labels, self.device)
         self.passes = 0
         # x / 255 - mean over std, in two operations on 0 … 255
         self.shift = 255 * torch.tensor(data.mean, device=self.device).view(-1, 1, 1)

@@ -32,8 +32,6 @@ def joined() -> Iterator[None]:
             f"process {local + 1} of this machine has no GPU: there are {gpus}. "
             f"Start torchrun with --nproc-per-node={gpus}."
         )
-    if gpus:
-        torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if gpus else "gloo")
     yield
     # Not in a `finally`: a process that fails must end at once, so that torchrun stops the others.

@@ -90,15 +90,15 @@ E = Config(
     schedule="warmup", augment=("crop", "flip"), image_size=32,
 )  # fmt: skip
 E_LAPTOP = {"epochs": 3, "train_images": 4_000, "batch_size": 64, "lr": 0.05}
-E_QUARTER = replace(E, epochs=8, validation=0.1)
+E_QUARTER = replace(E, epochs=20, validation=0.1)
 
 # ---------------------------------------------------------------- one recipe for all, CIFAR-10
 PHOTO = Config(
-    epochs=20, batch_size=128, optimizer="sgd", lr=0.1, nesterov=True, weight_decay=5e-4,
+    epochs=30, batch_size=128, optimizer="sgd", lr=0.1, nesterov=True, weight_decay=5e-4,
     schedule="warmup", label_smoothing=0.1, augment=("crop", "flip"), image_size=32,
     validation=0.1,
 )  # fmt: skip
-RATES = (0.05, 0.1, 0.2)  # tried for each network, on a short training
+RATES = (0.05, 0.1, 0.2, 0.4)  # tried for each network, on a short training
 
 # ----------------------------------------------------------------------------------- the course
 COURSE = Config(
@@ -116,11 +116,28 @@ def photos() -> tuple[Plan, ...]:
     )
 
 
+def formats() -> tuple[Plan, ...]:
+    """Two of `photos` in each number format that a GPU has."""
+    return tuple(
+        replace(plan, config=replace(plan.config, precision=precision), label=precision)
+        for plan in photos()
+        if plan.network in ("lenet5_cifar", "resnet18_cifar_025")
+        for precision in ("fp32", "fp16", "bf16")
+    )
+
+
 def rates() -> tuple[Plan, ...]:
     """The short trainings by which `photos` chose its learning rates, on validation images."""
-    short = replace(PHOTO, epochs=2, train_images=12_000)
+    short, laptop = replace(PHOTO, epochs=10), {"epochs": 2, "train_images": 12_000}
     return tuple(
-        Plan(each.photo, replace(short, lr=lr), "cifar10", label=f"lr {lr:g}", test=False)
+        Plan(
+            each.photo,
+            replace(short, lr=lr),
+            "cifar10",
+            label=f"lr {lr:g}",
+            laptop=laptop,
+            test=False,
+        )
         for each in zoo.architectures().values()
         for lr in RATES
     )
@@ -244,9 +261,22 @@ REPORTS: dict[str, tuple[Plan, ...]] = {
         Plan(network, E_QUARTER, "cifar10", {"small_images": True, "width": 0.25})
         for network in ("resnet18", "plain18", "resnet34", "plain34")
     ),
+    "cifar10-wide": tuple(
+        Plan(network, replace(PHOTO, lr=lr), "cifar10", options, label)
+        for network, lr, options, label in (
+            ("alexnet_cifar", 0.1, {}, ""),
+            ("vgg11_cifar_050", 0.1, {"width": 1.0}, "full width"),
+            ("nin_cifar", 0.2, {"norm": True, "dropout": 0.1}, "with BN"),
+            ("googlenet_cifar_025", 0.1, {"width": 1.0}, "full width"),
+            ("resnet18_cifar", 0.1, {}, ""),
+            ("mobilenet_cifar_050", 0.1, {"width": 1.0}, "full width"),
+            ("densenet_cifar", 0.2, {}, ""),
+        )
+    ),
 }  # fmt: skip
 COURSES: dict[str, Callable[[], tuple[Plan, ...]]] = {  # made of what the notebooks say
     "cifar10": photos,
+    "cifar10-formats": formats,
     "cifar10-rates": rates,
     "course": functools.partial(course, "fashion_mnist"),
     "course-mnist": functools.partial(course, "mnist"),

@@ -30,9 +30,15 @@ def device() -> torch.device:
 
 @functools.cache
 def gpu_works() -> bool:
-    """Whether there is a GPU and this PyTorch has code for it; an older GPU may be too old."""
+    """Whether there is a GPU and this PyTorch has code for it; an older GPU may be too old.
+
+    Of several processes on one machine each uses its own from here on.
+    """
     if not torch.cuda.is_available():
         return False
+    own = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's
+    if own < torch.cuda.device_count():
+        torch.cuda.set_device(own)
     try:
         torch.ones(1, device="cuda") + 1
     except RuntimeError as error:

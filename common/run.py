@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from common import advice, checkpoints, ddp, machine
+from common import advice, checkpoints, ddp, graphs, machine
 from common.advice import main_output
 from common.config import Config
 from common.data import Batches, ImageSet, batch_sizes, split
@@ -101,7 +101,10 @@ class Training:
         device = self.batches.device
         model.to(device, memory_format=memory_format(model))
         check_outputs(model, self.held_out, len(data.classes))
-        self.net = ddp.averaging(model)  # the model itself, unless torchrun started several
+        # The model itself, unless torchrun started several processes or there is a GPU.
+        self.net = ddp.averaging(model)
+        if device.type == "cuda" and self.net is model:
+            self.net = graphs.Replayed(model)
         self.optimizer = make_optimizer(model, config)
         self.run = Run(
             model,

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import random
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -567,6 +568,19 @@ def test_the_global_generators_are_untouched():
     data.split(100)
     draw(numbered(30), seed=1, augment=data.AUGMENTATIONS, size=6)
     assert random_states() == before
+
+
+def test_a_device_holds_one_copy_of_the_images_as_long_as_somebody_uses_them():
+    images = make_set(random_images(50, 3, 16, 16))
+    there = torch.device("meta")
+    first, second = (Batches(images, "train", 16, device=there) for _ in range(2))
+    assert first.images is second.images
+    assert first.labels is second.labels
+    assert Batches(images, "test", 16, device=there).images is not first.images
+    assert Batches(images, "train", 16, device="cpu").images is images.train.images
+    gone = weakref.ref(first.images)
+    del first, second
+    assert gone() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,105 @@
+"""CUDA graphs: a GPU gets the kernels of a whole pass at once, where the net can be recorded.
+
+One by one, Python hands a GPU the kernels of a small net more slowly than they compute.
+"""
+
+import contextlib
+import random
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+Call = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
+
+# PyTorch says so of every recorded net's first step; the streams are in order all the same.
+warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
+
+
+class Replayed(nn.Module):
+    """A net on a GPU, called like the net itself, whose training passes are replayed.
+
+    Forward and backward are recorded once for each shape of a batch, by PyTorch's
+    `make_graphed_callables`. A net that does not repeat itself is left as it is: see `repeats`.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.recorded: dict[torch.Size, Call] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        if not self.training:
+            return self.model(x)
+        if x.shape not in self.recorded:
+            self.recorded[x.shape] = record(self.model, x)
+        return self.recorded[x.shape](x)
+
+
+def record(model: nn.Module, x: torch.Tensor) -> Call:
+    """Both passes of a net in training on batches like `x`; the net itself where that cannot be.
+
+    Neither its weights and statistics nor the random numbers are changed by it.
+    """
+    x, kind = x.clone(), x.device.type
+    uncached = torch.autocast(
+        kind,
+        torch.get_autocast_dtype(kind),
+        enabled=torch.is_autocast_enabled(kind),
+        cache_enabled=False,
+    )
+    with as_before(model), torch.random.fork_rng([x.device]), uncached:
+        try:
+            if not repeats(model, x):
+                return model
+            # In a Sequential, for what is recorded gets another forward, and the net keeps its own.
+            return torch.cuda.make_graphed_callables(
+                nn.Sequential(model), (x,), allow_unused_input=True
+            )
+        except RuntimeError:  # a step that the GPU cannot repeat by itself, or too little memory
+            return model
+
+
+@contextlib.contextmanager
+def as_before(model: nn.Module) -> Iterator[None]:
+    """What a forward pass in training writes into the net's buffers is undone at the end."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def repeats(model: nn.Module, x: torch.Tensor) -> bool:
+    """Whether Python has nothing to do in the forward pass that would not be the same each time.
+
+    False for a net that has hooks, draws random numbers on the CPU, or counts its own calls. One
+    that reads a value of a tensor raises RuntimeError.
+    """
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()):
+        return False
+    before = state_of_python(model)
+    reads = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(x)
+    finally:
+        torch.cuda.set_sync_debug_mode(reads)
+    return state_of_python(model) == before
+
+
+def state_of_python(model: nn.Module) -> list:
+    """Random generators and the net's plain attributes, to be compared with what they become."""
+    plain = (bool, int, float, str)
+    attributes = [
+        (name, value if isinstance(value, plain) else len(value))
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, (*plain, list, dict, set))
+    ]
+    generators = [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
+    return [attributes, *generators]

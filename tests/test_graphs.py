@@ -1,0 +1,181 @@
+"""Recorded passes: the same training as without them, and only for nets that repeat themselves."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from common import data, graphs, machine, zoo
+from common.config import Config
+from common.train import fit
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class Plain(nn.Module):
+    def __init__(self, forward=None):
+        super().__init__()
+        self.calls, self.seen = 0, []
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Dropout(0.1), nn.Linear(8, 10),
+        )  # fmt: skip
+        self.change = forward
+
+    def forward(self, x):
+        return self.body(self.change(self, x) if self.change else x)
+
+
+def without_dropout(net):
+    """Each device draws dropout by its own generator; a CPU's is among those looked at."""
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return net
+
+
+def counts(net, x):
+    net.calls += 1
+    return x * net.calls
+
+
+def remembers(net, x):
+    net.seen.append(len(x))
+    return x
+
+
+def draws_in_python(net, x):
+    return x * random.choice([0.5, 1.0])
+
+
+def draws_on_the_cpu(net, x):
+    return x * torch.rand(()).to(x.device)
+
+
+def reads_a_value(net, x):
+    return x if x.mean().item() > 0 else -x
+
+
+ALIVE = [counts, remembers, draws_in_python, draws_on_the_cpu]
+
+
+@pytest.fixture
+def no_gpu_needed(monkeypatch):
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+
+
+@pytest.mark.parametrize("change", ALIVE)
+def test_a_forward_pass_in_which_python_does_something_is_not_repeated(no_gpu_needed, change):
+    assert not graphs.repeats(Plain(change), torch.rand(2, 1, 8, 8))
+
+
+def test_a_net_of_layers_repeats_itself_unless_it_has_hooks(no_gpu_needed):
+    net, x = without_dropout(Plain()), torch.rand(2, 1, 8, 8)
+    assert graphs.repeats(net, x)
+    hook = net.body[0].register_forward_hook(lambda *_: None)
+    assert not graphs.repeats(net, x)
+    hook.remove()
+    assert graphs.repeats(net, x)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "googlenet", "densenet121"])
+def test_the_course_s_nets_repeat_themselves(no_gpu_needed, name):
+    net = without_dropout(zoo.build(name, 1, 10))
+    assert graphs.repeats(net, torch.rand(2, 1, *zoo.variant(name).input_shape[1:]))
+
+
+def test_a_trial_changes_nothing(no_gpu_needed):
+    net = Plain()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with graphs.as_before(net):
+        net(torch.rand(4, 1, 8, 8))
+        assert net.body[1].num_batches_tracked == 1
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+# ------------------------------------------------------------------------------------ on a GPU
+
+
+@pytest.fixture
+def digits():
+    return data.load("digits")
+
+
+def losses(digits, net, **settings):
+    config = Config(
+        **({"epochs": 2, "batch_size": 100, "lr": 1e-3, "precision": "fp32"} | settings)
+    )
+    return torch.tensor(fit(net, digits, config, show=False).batch_losses)
+
+
+def seeded(build, *args):
+    torch.manual_seed(0)
+    return build(*args)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_recorded_training_is_the_same_as_one_step_by_step(digits, monkeypatch, precision):
+    recorded = losses(digits, seeded(Plain), precision=precision, augment=("crop",))
+    monkeypatch.setattr(graphs, "record", lambda model, x: model)
+    assert torch.allclose(
+        recorded, losses(digits, seeded(Plain), precision=precision, augment=("crop",)), atol=1e-3
+    )
+
+
+@needs_gpu
+@pytest.mark.parametrize("change", [*ALIVE, reads_a_value])
+def test_what_cannot_be_recorded_is_trained_step_by_step(digits, change):
+    net = seeded(Plain, change)
+    found = losses(digits, net, batch_size=((1, 100), (1, 200)))
+    assert found.isfinite().all()
+    assert net.calls > 20 or change is not counts
+    assert found[-3:].mean() < found[:3].mean()
+
+
+@needs_gpu
+def test_each_shape_of_a_batch_is_recorded_once(digits, monkeypatch):
+    shapes, record = [], graphs.record
+
+    def noted(model, x):
+        shapes.append(len(x))
+        found = record(model, x)
+        assert found is not model
+        return found
+
+    monkeypatch.setattr(graphs, "record", noted)
+    losses(digits, Plain(), epochs=3, batch_size=((2, 100), (1, 50)))
+    assert len(shapes) == len(set(shapes)) <= 4
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ["lenet5_bn", "nin_bn", "resnet18_cifar"])
+def test_the_same_seed_agrees_on_cpu_and_gpu(digits, monkeypatch, name):
+    """In fp32, without TF32: a few steps; later ones drift, as sums in another order do."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    settings = {
+        "epochs": 1, "train_images": 160, "batch_size": 32, "image_size": 32, "lr": 1e-4,
+        "augment": ("crop", "flip"),
+    }  # fmt: skip
+    nets = [without_dropout(seeded(zoo.build, name, 1, 10)) for _ in range(2)]
+    on_gpu = losses(digits, nets[0], **settings)
+    monkeypatch.setattr(machine, "gpu_works", lambda: False)
+    on_cpu = losses(digits, nets[1], **settings)
+    assert next(nets[0].parameters()).device != next(nets[1].parameters()).device
+    assert torch.allclose(on_gpu, on_cpu, rtol=2e-3)
+
+
+@needs_gpu
+def test_too_large_a_batch_is_explained(digits):
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.01)  # of 80 GB: 800 MB
+    try:
+        with pytest.raises(MemoryError, match="batch"):
+            losses(digits, zoo.build("vgg11", 1, 10), image_size=224, batch_size=256)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert losses(digits, Plain(), epochs=1).isfinite().all()
