@@ -381,6 +381,17 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(p in str(error).lower() for p in PHRASES)
 
 
+@contextmanager
+def memory_explained(batch_size: int, device: str) -> Iterator[None]:
+    """Inside, too little memory is an error that says what to try."""
+    try:
+        yield
+    except Exception as error:
+        if ran_out(error):
+            raise out_of_memory(error, batch_size, device, None) from None
+        raise
+
+
 def out_of_memory(
     error: BaseException, batch_size: int, device: str, peak: int | None
 ) -> MemoryError:

@@ -99,8 +99,10 @@ class Training:
         self.curve: object | None = None  # what `common.look` draws in a notebook
         self.batches, self.held_out = split_batches(data, config)  # the test images stay untouched
         device = self.batches.device
-        model.to(device, memory_format=memory_format(model))
-        check_outputs(model, self.held_out, len(data.classes))
+        with advice.memory_explained(self.batches.batch_size, device.type):
+            model.to(device, memory_format=memory_format(model))
+            check_outputs(model, self.held_out, len(data.classes))
+            self.best_weights = copy.deepcopy(model.state_dict())
         # The model itself, unless torchrun started several processes or there is a GPU.
         self.net = ddp.averaging(model)
         if device.type == "cuda" and self.net is model:
@@ -115,7 +117,6 @@ class Training:
             commit=machine.commit(),
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.run.precision == "fp16")
-        self.best_weights = copy.deepcopy(model.state_dict())
         self.file = self.run.checkpoint = checkpoints.Store(checkpoint, self.run)
         machine.runs_folder()  # where the record will go: that it can be written is asked for now
         total = steps(self.batches, config)

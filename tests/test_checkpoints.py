@@ -58,7 +58,7 @@ def assert_same(model, other) -> None:
     for (name, value), expected in zip(
         model.state_dict().items(), other.state_dict().values(), strict=True
     ):
-        assert torch.equal(value, expected), name
+        assert torch.equal(value.cpu(), expected.cpu()), name
 
 
 STAGES = {"batch_size": ((1, 32), (2, 64), (1, 100)), "label_smoothing": 0.1}
@@ -175,9 +175,9 @@ def test_a_killed_process_goes_on(tmp_path):
 
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
-    first = command(tmp_path, "--epochs", "40")
+    first = command(tmp_path, "--epochs", "400")
     until(tmp_path, 1, first)
-    second = command(tmp_path, "--epochs", "40")
+    second = command(tmp_path, "--epochs", "400")
     said = second.communicate()[1]
     first.kill()
     first.wait()

@@ -44,7 +44,7 @@ def notes_after(training: Training) -> list[str]:
     digits = data.load("digits")
     torch.manual_seed(0)
     net = training.net()
-    batches = data.Batches(digits, "train", 32, size=28, seed=0)
+    batches = data.Batches(digits, "train", 32, size=28, seed=0, device="cpu")
     drawn = itertools.islice(itertools.chain.from_iterable(map(batches.epoch, range(9))), 80)
     labels = training.labels(digits.train.labels)
     weights = [p for p in net.parameters() if p.requires_grad]

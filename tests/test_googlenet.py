@@ -79,7 +79,7 @@ def copy_weights(ours: nn.Module, target: TorchvisionGoogLeNet) -> None:
     ):
         copy.load_state_dict({"weight": source.weight})
         if source.bias is not None:  # then the normalisation is to do nothing else
-            norm.eps = 0.0
+            norm.eps = 1e-12
             nn.init.ones_(norm.weight)
             norm.load_state_dict(norm.state_dict() | {"bias": source.bias})
     for source, copy in zip(norms(ordered), norms(target) if norms(ordered) else [], strict=True):

@@ -153,7 +153,7 @@ def test_each_shape_of_a_batch_is_recorded_once(digits, monkeypatch):
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", ["lenet5_bn", "nin_bn", "resnet18_cifar"])
+@pytest.mark.parametrize("name", ["lenet5_bn", "resnet18_cifar", "densenet_cifar"])
 def test_the_same_seed_agrees_on_cpu_and_gpu(digits, monkeypatch, name):
     """In fp32, without TF32: a few steps; later ones drift, as sums in another order do."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -474,7 +474,8 @@ def test_grad_cam_lies_over_its_image(figures, n):
     ((fig, alt),) = figures
     shown = [ax.images for ax in fig.axes if ax.images]
     assert len(shown) == n
-    x, truth = next(iter(data.Batches(digits, "test", n, indices=indices, size=32)))
+    batches = data.Batches(digits, "test", n, indices=indices, size=32, device="cpu")
+    x, truth = next(iter(batches))
     predicted = net.eval()(x).argmax(1)
     heat = look.grad_cam(net, net.pool2, x, predicted)  # 5 x 5 places
     heat = F.interpolate(heat[:, None], (32, 32), mode="bilinear")[:, 0]

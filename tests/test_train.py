@@ -262,9 +262,9 @@ def test_dropout_does_not_repeat_what_drew_the_weights(digits):
     weights = torch.rand(5)
     model = nn.Sequential(Noise(), lenet())
     fit(model, digits, short(batch_size=256, train_images=256), show=False)
-    assert len(seen) == 2  # one batch an epoch
-    assert not torch.equal(seen[0], weights)
-    assert not torch.equal(seen[0], seen[1])
+    first, second = seen[-2:]  # one batch an epoch; on a GPU a trial comes before
+    assert not torch.equal(first, weights)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize(

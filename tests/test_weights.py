@@ -51,7 +51,7 @@ def test_a_shipped_net_is_as_accurate_as_recorded(name, monkeypatch, tmp_path):
     model = weights.trained(name)
     images = data.load("cifar10")
     assert images.classes == tuple(model.about["classes"])
-    batches = data.Batches(images, "test", 250, size=model.about["image_size"])
+    batches = data.Batches(images, "test", 250, size=model.about["image_size"], device="cpu")
     mean, std = (torch.tensor(model.about[key]).view(-1, 1, 1) for key in ("mean", "std"))
     batches.shift, batches.scale = 255 * mean, 255 * std
     found = evaluate(model, batches, "fp32")

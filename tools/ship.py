@@ -22,7 +22,7 @@ def ship(path: Path, name: str, record: str, sample: ImageSet) -> Path:
     about = weights.metadata(path) | {"record": record}
     weights.write(weights.from_file(path), target, about, half=True)
     model = weights.from_file(target)  # rounded to fp16 from here on
-    batches = Batches(sample, "test", 250, size=about["image_size"])
+    batches = Batches(sample, "test", 250, size=about["image_size"], device="cpu")
     mean, std = (torch.tensor(about[key]).view(-1, 1, 1) for key in ("mean", "std"))
     batches.shift, batches.scale = 255 * mean, 255 * std
     about["sample_accuracy"] = evaluate(model, batches, "fp32").accuracy
