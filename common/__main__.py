@@ -121,7 +121,7 @@ def train_network(
         print(as_text.dumps(values))
     else:
         print(run.frame().to_string(float_format="{:.4f}".format))
-        kept = records.weights_file(run)
+        kept = records.weights_file(record)
         print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {machine.runs_folder()}")
         print(f"weights: {kept}")
     return 0

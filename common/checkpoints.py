@@ -8,9 +8,9 @@ import hashlib
 import inspect
 import io
 import os
-import re
 import tokenize
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from common.run import Run  # for its type alone
 
 DIGEST_BYTES = 32
+# What PyTorch's layers are told, apart from the numbers of channels.
+LAYER_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+LAYER_SETTINGS += ("ceil_mode", "output_size", "count_include_pad", "p", "eps", "momentum")
+LAYER_SETTINGS += ("num_groups", "negative_slope", "alpha", "min_val", "max_val", "approximate")
+LAYER_SETTINGS += ("start_dim", "end_dim", "scale_factor", "size", "mode", "dim", "upscale_factor")
 LAYOUT_TOKENS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -194,18 +199,37 @@ def digest(content: bytes) -> str:
 def digest_of(model: nn.Module) -> str:
     """Eight characters for a net's structure: its layers, sizes, options, and what forward does.
 
-    Values of weights do not count, nor do comments and layout in the source of `forward`.
+    Values of weights do not count, nor do comments and layout in the source of `forward`, nor which
+    PyTorch it is: another one prints its layers otherwise.
     """
-    parts = [repr(model)]
+    parts = [f"{name}: {settings_of(module)}" for name, module in model.named_modules()]
     parts += [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()]
     parts += [f"{name} {tuple(b.shape)}" for name, b in model.named_buffers()]
-    kinds = {type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")}
+    kinds = {type(m) for m in model.modules() if not is_torch_s(type(m))}
     parts += sorted(f"{kind.__name__}: {source_of_forward(kind)}" for kind in kinds)
-    return digest("\n".join(re.sub(r" at 0x\w+", "", part) for part in parts).encode())
+    return digest("\n".join(parts).encode())
+
+
+def is_torch_s(thing: type | Callable) -> bool:
+    """Whether a class or function is PyTorch's own."""
+    return (thing.__module__ or "").startswith("torch.")
+
+
+def settings_of(module: nn.Module) -> str:
+    """A module's kind, and what it was told beyond the sizes of its weights."""
+    told = {
+        name: getattr(value, "__name__", value)
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, bool | int | float | str | tuple) or inspect.isroutine(value)
+        if name in LAYER_SETTINGS or not (is_torch_s(type(module)) or name == "training")
+    }
+    return f"{type(module).__name__} {told}"
 
 
 def source_of_forward(kind: type[nn.Module]) -> str:
     """The words of a class's `forward`, without comments and layout; empty where none is known."""
+    if is_torch_s(kind.forward):
+        return ""
     try:
         source = inspect.getsource(kind.forward)
         words = tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline)

@@ -4,6 +4,7 @@ One by one, Python hands a GPU the kernels of a small net more slowly than they 
 """
 
 import contextlib
+import gc
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,6 +37,16 @@ class Replayed(nn.Module):
         if x.shape not in self.recorded:
             self.recorded[x.shape] = record(self.model, x)
         return self.recorded[x.shape](x)
+
+    def __del__(self) -> None:
+        """Give the recordings back here and now.
+
+        They refer to each other, so that only the garbage collector finds them; and where that
+        runs in a forked process, such as a DataLoader's worker, CUDA aborts it.
+        """
+        if self.recorded:
+            self.recorded.clear()
+            gc.collect()
 
 
 def record(model: nn.Module, x: torch.Tensor) -> Call:

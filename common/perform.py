@@ -38,7 +38,7 @@ def train_and_judge(
         run.checkpoint.remove()
         return run, None
     result = records.judge(run, experiment, label)
-    records.keep_weights(run, result.accuracy)
+    records.keep_weights(run, records.of(run, result, experiment, label))
     return run, result
 
 

@@ -160,14 +160,13 @@ def errors(test: Evaluation, data: ImageSet) -> dict[str, int]:
     return {str(int(image)): int(test.predictions[image]) for image in wrong}
 
 
-def keep_weights(run: Run, accuracy: float | None, half: bool = False) -> Path:
+def keep_weights(run: Run, record: Record) -> Path:
     """Write a run's best weights as safetensors to the runs folder, and return the file."""
-    name = zoo.name_of(run.model)
     about = {
-        "network": name,
-        "options": plain(getattr(run.model, "options", {})),
+        "network": record.network,
+        "options": record.options,
         "digest": run.digest,
-        "accuracy": accuracy,
+        "accuracy": record.test_accuracy,
         "dataset": run.data.name,
         "source": run.data.source,
         "classes": list(run.data.classes),
@@ -177,14 +176,14 @@ def keep_weights(run: Run, accuracy: float | None, half: bool = False) -> Path:
         "image_size": run.image_size,
         "seed": run.config.seed,
     }
-    path = weights_file(run)
-    weights.write(run.model, path, about, half)
+    path = weights_file(record)
+    weights.write(run.model, path, about)
     return path
 
 
-def weights_file(run: Run) -> Path:
-    """Where `keep_weights` writes: in the runs folder, by network, data set and seed."""
-    parts = (zoo.name_of(run.model), run.data.name, run.config.seed)
+def weights_file(record: Record) -> Path:
+    """Where `keep_weights` writes: in the runs folder, a file for each run, unless repeated."""
+    parts = (record.network, record.dataset, record.seed, record.identity()[:8])
     name = machine.file_name("-".join(map(str, parts)) + ".safetensors")
     return machine.runs_folder() / "weights" / name
 

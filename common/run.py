@@ -144,6 +144,7 @@ class Training:
         run.peak_memory_bytes = machine.peak_memory_bytes()
         run.model.load_state_dict(self.best_weights)
         run.model.eval()
+        self.net = run.model  # recorded passes end here
         self.bar.close()
         if isinstance(error, NotFinite):
             run.ended = "not finite"

@@ -367,6 +367,35 @@ def test_the_digest_knows_two_nets_of_equal_size_apart():
     assert checkpoints.digest_of(zoo.build_on_meta("lenet5")) == digests[0]
 
 
+def test_another_pytorch_prints_its_layers_otherwise_and_the_digest_stays(monkeypatch):
+    before = checkpoints.digest_of(zoo.build("lenet5_bn"))
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "extra_repr", lambda self: "eps, and more")
+    monkeypatch.setattr(torch.nn.Sequential, "__repr__", lambda self: "a row of layers")
+    assert checkpoints.digest_of(zoo.build("lenet5_bn")) == before
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Conv2d(3, 3, 3, padding=2)),
+        (torch.nn.Conv2d(3, 3, 3), torch.nn.Conv2d(3, 3, 3, dilation=2)),
+        (torch.nn.MaxPool2d(2), torch.nn.MaxPool2d(2, ceil_mode=True)),
+        (torch.nn.MaxPool2d(2), torch.nn.AvgPool2d(2)),
+        (torch.nn.Dropout(0.1), torch.nn.Dropout(0.2)),
+        (torch.nn.LeakyReLU(0.1), torch.nn.LeakyReLU(0.2)),
+        (torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, eps=1e-3)),
+    ],
+)
+def test_what_a_layer_was_told_counts(layers):
+    assert checkpoints.digest_of(layers[0]) != checkpoints.digest_of(layers[1])
+
+
+def test_a_function_that_a_net_keeps_counts():
+    nets = [zoo.build("lenet5"), zoo.build("lenet5")]
+    nets[0].activation, nets[1].activation = torch.relu, torch.tanh
+    assert checkpoints.digest_of(nets[0]) != checkpoints.digest_of(nets[1])
+
+
 # ------------------------------------------------------------------------------------------ slow
 
 KILLED = [

@@ -1,6 +1,8 @@
 """Recorded passes: the same training as without them, and only for nets that repeat themselves."""
 
+import gc
 import random
+import weakref
 
 import pytest
 import torch
@@ -97,6 +99,24 @@ def test_a_trial_changes_nothing(no_gpu_needed):
         assert torch.equal(value, before[name]), name
 
 
+def test_recordings_are_gone_when_the_net_is():
+    """At once, though they refer to each other: no forked process must be the one to find them."""
+
+    class Recording:
+        def __init__(self):
+            self.other = self
+
+    net = graphs.Replayed(Plain())
+    net.recorded[torch.Size([1])] = Recording()
+    alive = weakref.ref(net.recorded[torch.Size([1])])
+    gc.disable()
+    try:
+        del net
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 # ------------------------------------------------------------------------------------ on a GPU
 
 
@@ -125,6 +145,13 @@ def test_a_recorded_training_is_the_same_as_one_step_by_step(digits, monkeypatch
     assert torch.allclose(
         recorded, losses(digits, seeded(Plain), precision=precision, augment=("crop",)), atol=1e-3
     )
+
+
+@needs_gpu
+def test_a_training_leaves_no_recordings_behind(digits):
+    gc.collect()
+    losses(digits, Plain())
+    assert not any(isinstance(found, torch.cuda.CUDAGraph) for found in gc.get_objects())
 
 
 @needs_gpu

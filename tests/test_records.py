@@ -258,7 +258,8 @@ def test_publish_copies_only_results(record, results):
 def test_weights_of_a_run_come_back(run, results):
     from common import weights
 
-    path = records.keep_weights(run, 0.5)
+    record = dataclasses.replace(records.of(run, None, "a test"), test_accuracy=0.5)
+    path = records.keep_weights(run, record)
     net = weights.from_file(path)
     assert net.about["accuracy"] == 0.5
     assert net.about["classes"] == list("0123456789")

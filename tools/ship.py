@@ -13,13 +13,14 @@ import tyro
 
 from common import data, machine, records, weights
 from common.data import Batches, ImageSet
+from common.records import Record
 from common.train import evaluate
 
 
-def ship(path: Path, name: str, record: str, sample: ImageSet) -> Path:
+def ship(path: Path, name: str, run: Record, sample: ImageSet) -> Path:
     """Write the weights in `path` to weights/`name`.safetensors, with what there is to say."""
     target = weights.WEIGHTS / f"{name}.safetensors"
-    about = weights.metadata(path) | {"record": record}
+    about = weights.metadata(path) | {"record": run.file_name(), "digest": run.digest}
     weights.write(weights.from_file(path), target, about, half=True)
     model = weights.from_file(target)  # rounded to fp16 from here on
     batches = Batches(sample, "test", 250, size=about["image_size"], device="cpu")
@@ -46,13 +47,13 @@ def main(experiment: str = "cifar10") -> int:
     best = {run.network: run for run in sorted(runs, key=lambda run: run.val_accuracy)}
     sample = None
     for name, run in best.items():
-        file = machine.runs_folder() / f"weights/{name}-{run.dataset}-{run.seed}.safetensors"
+        file = records.weights_file(run)
         if not file.exists():
             print(f"{name}: no {file}")
             continue
         if sample is None:
             sample = data.load(run.dataset, root=machine.HOME / "samples/none")
-        target = ship(file, name, run.file_name(), sample)
+        target = ship(file, name, run, sample)
         print(f"{target.name}: {target.stat().st_size / 1e3:,.0f} kB")
     write_sums()
     return 0
