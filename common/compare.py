@@ -11,6 +11,8 @@ import pandas as pd
 from common import experiments, probe, records, sources, zoo
 from common.records import Record
 
+EPOCH_ON = "s an epoch, "  # begins the names of the columns of `alone`
+
 # Runs belong together when all of this agrees: they differ in their seed alone.
 GROUP = ["network", "label", "options", "digest", "dataset", "source", "experiment", "profile"]
 GROUP += ["image_size", "train_images", "params", "machine", "precision", "settings", "origin"]
@@ -136,7 +138,7 @@ def leaderboard(runs: list[Record], experiment: str = "cifar10") -> pd.DataFrame
     Columns: `network`, its `architecture`, `year`, `depth` (layers with weights on the longest
     way), `params`, `mult_adds`, test `accuracy` with `error` and `spread` (per cent), `n` seeds,
     `seconds` of the median epoch, on which `machine` in which `precision`, `peak_MB`, receptive
-    `field` (pixels), `origin`, `source`.
+    `field` (pixels), `origin`, `source`, and the columns of `alone`.
     """
     frame = grouped([run for run in runs if run.experiment == experiment])
     frame = frame[frame["accuracy"].notna()]
@@ -144,8 +146,21 @@ def leaderboard(runs: list[Record], experiment: str = "cifar10") -> pd.DataFrame
     columns = ["architecture", "network", "year", "depth", "params", "mult_adds", "accuracy"]
     columns += ["error", "spread", "n", "seconds", "machine", "precision", "peak_MB", "field"]
     columns += ["origin", "source"]
-    board = frame.assign(**about).reindex(columns=columns)
+    board = frame.assign(**about).reindex(columns=columns).join(alone(), on="network")
     return board.sort_values("accuracy", ascending=False, ignore_index=True)
+
+
+def alone() -> pd.DataFrame:
+    """Seconds of an epoch of each network when nothing else trains: a column a machine.
+
+    Measured by `python -m tools.bench --photos-alone --save`.
+    """
+    files = sorted((records.RESULTS / "bench").glob("photos-*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    columns: dict[str, dict[str, float]] = {}
+    for row in rows:
+        columns.setdefault(f"{EPOCH_ON}{row['device']}", {})[row["name"]] = row["epoch_s"]
+    return pd.DataFrame(columns)
 
 
 @functools.cache
@@ -305,15 +320,15 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def markdown_board(board: pd.DataFrame) -> str:
     """Rows of `leaderboard` as a Markdown table."""
-    lines = [
-        "| network | year | depth | parameters | mult-adds | test accuracy (%) | s an epoch, on |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in board.itertuples():
+    timed = [name for name in board if name.startswith(EPOCH_ON)]
+    heads = ["network", "year", "depth", "parameters", "mult-adds", "test accuracy (%)", *timed]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row, seconds in zip(board.itertuples(), board[timed].values.tolist(), strict=True):
         spread = f", spread {row.spread:.2f} (n = {row.n})" if row.n > 1 else " (n = 1)"
         lines.append(
             f"| {row.architecture} (`{row.network}`) | {row.year} | {row.depth} | {row.params:,} | "
             f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f} ± {row.error:.2f}{spread} | "
-            f"{row.seconds:.0f}, {row.machine}, {row.precision} |"
+            + " | ".join(f"{s:.1f}" for s in seconds)
+            + " |"
         )
     return "\n".join(lines) + "\n"

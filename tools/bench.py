@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -22,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from common import machine, probe, records, train, zoo
+from common import experiments, machine, probe, records, train, zoo
 from common.config import Config
 from common.data import Batches, ImageSet, load
 from common.run import Training, memory_format
@@ -304,6 +305,34 @@ def loaders(
     return rows
 
 
+def photos(
+    seconds: float = SECONDS, rounds: int = ROUNDS, experiment: str = "cifar10"
+) -> list[dict]:
+    """Rows for the networks of an experiment, each training alone: seconds of one of its epochs."""
+    rows = []
+    for plan in experiments.plans(experiment, "full"):
+        data, config = load(plan.dataset), plan.config
+        some = replace(config, train_images=10 * config.batch_size)
+        steps = our_training(plan.build(data.shape[0], len(data.classes)), data, some)
+        next(steps)
+        rate = statistics.median(images_per_s(steps, seconds) for _ in range(rounds))
+        images = round(len(data.train) * (1 - config.validation))
+        rows.append(
+            {
+                "name": plan.network,
+                "work": "training alone",
+                "image_size": config.image_size,
+                "batch_size": config.batch_size,
+                "precision": machine.precision(config.precision),
+                "device": records.device_name(),
+                "images_per_s": round(rate, 1),
+                "epoch_s": round(images / rate, 2),
+                "rounds": rounds,
+            }
+        )
+    return rows
+
+
 def starting() -> list[dict]:
     """Seconds to import, and to the first batch of MNIST, in fresh processes."""
     usual = "import torch, torchvision, pandas, matplotlib.pyplot"
@@ -379,6 +408,7 @@ def main(
     only: tuple[str, ...] = (),
     quick: bool = False,
     precision: str = "auto",
+    photos_alone: bool = False,
     save: bool = False,
     json: bool = False,
 ) -> int:
@@ -388,6 +418,7 @@ def main(
         only: networks to measure (default: one a notebook).
         quick: about two minutes: smaller batches, fewer and shorter rounds.
         precision: of ours: auto, fp32, bf16 or fp16.
+        photos_alone: only the networks of `cifar10`, each training alone: seconds an epoch.
         save: also write results/bench/.
         json: a JSON list instead of a table.
     """
@@ -395,13 +426,16 @@ def main(
         raise ValueError("--save is for full rounds: leave out --quick.")
     short = {"seconds": 0.5, "rounds": 2} if quick else {}
     small = {"most": 32} if quick else {}
-    rows = networks(list(only), precision=precision, **short, **small)
-    if not only:
+    if photos_alone:
+        rows = photos(**short)
+    else:
+        rows = networks(list(only), precision=precision, **short, **small)
+    if not (only or photos_alone):
         rows += loaders(**short)
-    if not (only or quick):
+    if not (only or photos_alone or quick):
         rows += starting()
     if save:
-        save_rows(rows, "speed")
+        save_rows(rows, "photos" if photos_alone else "speed")
     print(as_json(rows) if json else as_text(rows))
     return 0
 
