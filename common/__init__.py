@@ -5,9 +5,10 @@
     judge(run, "our recipe")      the test images, once; written down   records
     99_compare                    all runs side by side                 compare, experiments
 
-Beside it: `machine` (device, number format, folders), `ddp` (several processes), `advice` (what
-goes wrong, in words), `probe` (a net layer by layer), `look` (every picture), `zoo` (the notebooks'
-networks by name), `weights` and `predict` (trained nets), `check` (exercises).
+Beside it: `machine` (device, number format, folders), `ddp` (several processes), `graphs` (what a
+GPU replays), `advice` (what goes wrong, in words), `probe` (a net layer by layer), `look` (every
+picture), `zoo` (the notebooks' networks by name), `weights` and `predict` (trained nets), `check`
+(exercises).
 """
 
 import importlib

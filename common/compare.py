@@ -328,7 +328,7 @@ def markdown_board(board: pd.DataFrame) -> str:
         lines.append(
             f"| {row.architecture} (`{row.network}`) | {row.year} | {row.depth} | {row.params:,} | "
             f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f} ± {row.error:.2f}{spread} | "
-            + " | ".join(f"{s:.1f}" for s in seconds)
+            + " | ".join("–" if math.isnan(s) else f"{s:.1f}" for s in seconds)
             + " |"
         )
     return "\n".join(lines) + "\n"

@@ -15,8 +15,10 @@ from torch import nn
 
 Call = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
-# PyTorch says so of every recorded net's first step; the streams are in order all the same.
+# What PyTorch says of every recorded net's first step, though the streams are in order, and of the
+# way to find out whether a net reads a value.
 warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
+warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype feature")
 
 
 class Replayed(nn.Module):

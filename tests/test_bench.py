@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common import data, machine, probe, records, zoo
+from common import data, experiments, machine, probe, records, zoo
 from common.config import Config
 from tools import bench, classroom, scaling
 
@@ -34,6 +34,17 @@ def test_a_row_for_training_and_one_for_evaluation():
     assert training["share_of_limit"] == max(shares)
     assert 0 < max(shares) < 1.1
     assert training["precision"] == machine.precision()
+
+
+def test_photos_are_timed_alone(monkeypatch):
+    plan = experiments.Plan(
+        "lenet5", Config(batch_size=16, image_size=28, validation=0.5), "digits"
+    )
+    monkeypatch.setattr(experiments, "plans", lambda *_: [plan])
+    (row,) = bench.photos(seconds=0.01, rounds=1)
+    assert (row["name"], row["batch_size"], row["image_size"]) == ("lenet5", 16, 28)
+    images = len(data.load("digits").train) / 2
+    assert row["epoch_s"] == pytest.approx(images / row["images_per_s"], abs=0.01)
 
 
 def test_a_network_a_notebook():

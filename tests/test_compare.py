@@ -1,6 +1,7 @@
 """The comparison: means of what belongs together, tests on pairs, what stands beside a report."""
 
 import dataclasses
+import json
 import math
 from itertools import product
 
@@ -80,6 +81,23 @@ def test_leaderboard(record):
     assert (found.depth, found.params, found.n) == (5, 62_050, 1)
     assert found.accuracy == pytest.approx(100 * record.test_accuracy)
     assert "LeNet-5 (`lenet5_cifar`) | 1998 | 5 | 62,050" in compare.markdown_board(board)
+
+
+def test_seconds_alone_are_a_column_a_machine(record, monkeypatch, tmp_path):
+    photo = zoo.architectures()["lenet"].photo
+    (tmp_path / "bench").mkdir()
+    for device, seconds in (("two cores", 3.7), ("a GPU", 0.6)):
+        row = {"name": photo, "device": device, "epoch_s": seconds}
+        (tmp_path / f"bench/photos-{device}.json").write_text(json.dumps([row]))
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    run = like(record, network=photo, experiment="cifar10", dataset="cifar10")
+    board = compare.leaderboard([run, like(run, network="Mine")]).set_index("network")
+    assert board["s an epoch, two cores"][photo] == 3.7
+    assert board["s an epoch, a GPU"].isna()["Mine"]
+    text = compare.markdown_board(board.reset_index())
+    assert "| s an epoch, a GPU | s an epoch, two cores |" in text
+    assert "| 0.6 | 3.7 |" in text
+    assert "| – | – |" in text
 
 
 def test_the_error_is_that_of_the_images_judged_and_seconds_are_of_the_median_epoch(record):
