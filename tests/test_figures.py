@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from common import machine, probe, zoo
+from common.__main__ import main
 from tools import figures
 
 FOLDER = machine.HOME / "figures"
@@ -102,6 +103,19 @@ def test_a_diagram_is_legible_at_notebook_width(drawn: dict[str, str]):
 def test_the_tables_show_the_records_at_hand():
     for path, text in figures.documents().items():
         assert (machine.HOME / path).read_text(encoding="utf-8") == text, "run `make figures`"
+
+
+def test_the_readme_s_example_is_what_the_command_prints(capsys):
+    """To a point of a per cent: processors round differently."""
+    readme = (machine.HOME / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if line.startswith("samples/photos/cat.jpg: "))
+    assert main(["predict", figures.SEER, str(figures.CAT)]) == 0
+    found = re.findall(r"(\w+) ([\d.]+)%", capsys.readouterr().out)
+    for (name, share), (expected, stated) in zip(
+        found, re.findall(r"(\w+) ([\d.]+)%", line), strict=True
+    ):
+        assert name == expected
+        assert float(share) == pytest.approx(float(stated), abs=1)
 
 
 @pytest.mark.parametrize(
