@@ -25,7 +25,7 @@ ENDS = {aten.sigmoid: 0.0, aten.sigmoid_: 0.0, aten.tanh: -1.0, aten.tanh_: -1.0
 
 # How the allocators of PyTorch and C++ say that there was not enough memory.
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-PHRASES += ("could not create a memory",)
+PHRASES += ("could not create a memory", "cannot allocate memory", "status_alloc_failed")
 # How torch says that a kernel or a pool is larger than what is left of the image.
 NO_PIXELS = (
     "Kernel size can't be greater than actual input size|Output size is too small|"
@@ -37,7 +37,7 @@ TOLD = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 def main_output(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """The classifier's logits (N, K), without those of auxiliary classifiers."""
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+    return outputs[0] if isinstance(outputs, tuple) and outputs else outputs
 
 
 # -------------------------------------------------------------------------------- before training
@@ -349,6 +349,8 @@ def remedy(module: nn.Module, images: tuple[int, ...], shapes: list, said: str) 
         return f" It takes {channels} channels{build}."
     if features is not None and came and came[-1] != features:
         return f" It takes {features} values an image: use the image size the net was made for."
+    if "more than 1 value per channel" in said:
+        return " Batch normalisation needs two images a batch, or two places a map."
     if re.search(NO_PIXELS, said, re.IGNORECASE):
         return " It ran out of pixels: use larger images (image_size)."
     return ""

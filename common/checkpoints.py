@@ -4,10 +4,13 @@ A file ends in the SHA-256 of all that comes before, so that damage of any byte 
 before it is kept beside it, for that case.
 """
 
+import functools
 import hashlib
 import inspect
 import io
+import itertools
 import os
+import re
 import tokenize
 import warnings
 from collections.abc import Callable
@@ -25,11 +28,15 @@ if TYPE_CHECKING:
     from common.run import Run  # for its type alone
 
 DIGEST_BYTES = 32
+PARTS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")  # of a checkpoint
 # What PyTorch's layers are told, apart from the numbers of channels.
 LAYER_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 LAYER_SETTINGS += ("ceil_mode", "output_size", "count_include_pad", "p", "eps", "momentum")
 LAYER_SETTINGS += ("num_groups", "negative_slope", "alpha", "min_val", "max_val", "approximate")
 LAYER_SETTINGS += ("start_dim", "end_dim", "scale_factor", "size", "mode", "dim", "upscale_factor")
+LAYER_SETTINGS += ("beta", "threshold", "value", "lambd", "lower", "upper", "norm_type", "k")
+LAYER_SETTINGS += ("align_corners", "divisor_override", "return_indices", "affine")
+NO_SETTINGS = ("training", "variant", "options")  # of a net's own: the mode, and what the zoo notes
 LAYOUT_TOKENS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -53,6 +60,8 @@ class Store:
             if where is True
             else Path(where)
         )
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint={str(where)!r} is a folder; expected a file's name.")
 
     @property
     def previous(self) -> Path:
@@ -140,15 +149,18 @@ class Store:
         return saved
 
     def read(self) -> dict | None:
-        """The newest of the two files that is whole, or None."""
+        """The newest of the two files that is whole, or None. One that is not is kept aside."""
         for path in (self.path, self.previous):
             try:
                 return read_checked(path)
             except FileNotFoundError:
                 continue
             except Exception as error:  # torch.load raises whatever the bytes lead it to
+                aside = put_aside(path)
                 warnings.warn(
-                    f"{path} is damaged ({str(error)[:80]}): it is passed over.", stacklevel=2
+                    f"{path} is damaged, or no checkpoint ({str(error)[:80]}): it is passed over, "
+                    f"and lies in {aside.name}.",
+                    stacklevel=2,
                 )
         return None
 
@@ -166,7 +178,19 @@ def read_checked(path: Path) -> dict:
     if hashlib.sha256(content).digest() != checksum:
         raise ValueError("its checksum does not fit")
     # Weights only: a checkpoint that came from elsewhere cannot run code here.
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(part), dict) for part in PARTS):
+        raise ValueError(f"it lacks one of {', '.join(PARTS)}")
+    return saved
+
+
+def put_aside(path: Path) -> Path:
+    """Give a file another name, one that is free: it may be somebody's own."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.damaged{number}")
+        if not aside.exists():
+            return path.rename(aside)
+    raise AssertionError  # it counts on for ever
 
 
 # ----------------------------------------------------------------------- what a training is of
@@ -218,21 +242,37 @@ def is_torch_s(thing: type | Callable) -> bool:
 def settings_of(module: nn.Module) -> str:
     """A module's kind, and what it was told beyond the sizes of its weights."""
     told = {
-        name: getattr(value, "__name__", value)
+        name: value_of(value)
         for name, value in sorted(vars(module).items())
-        if isinstance(value, bool | int | float | str | tuple) or inspect.isroutine(value)
-        if name in LAYER_SETTINGS or not (is_torch_s(type(module)) or name == "training")
+        if name in LAYER_SETTINGS
+        or not (is_torch_s(type(module)) or name in NO_SETTINGS or name.startswith("_"))
     }
     return f"{type(module).__name__} {told}"
 
 
+def value_of(value: object) -> str:
+    """A setting in words that are the same in every process; "" for what has none."""
+    if isinstance(value, functools.partial):
+        return f"{value_of(value.func)} {value.args} {value.keywords}"
+    if inspect.isroutine(value) or isinstance(value, type):
+        return value.__name__
+    return repr(value) if isinstance(value, bool | int | float | str | tuple | list | dict) else ""
+
+
 def source_of_forward(kind: type[nn.Module]) -> str:
-    """The words of a class's `forward`, without comments and layout; empty where none is known."""
-    if is_torch_s(kind.forward):
-        return ""
-    try:
-        source = inspect.getsource(kind.forward)
-        words = tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline)
-        return " ".join(w.string for w in words if w.type not in LAYOUT_TOKENS)
-    except (OSError, TypeError, tokenize.TokenError, IndentationError):
-        return ""
+    """The words of a class's `forward` and of the methods it calls, without comments and layout;
+    empty where none is known."""
+    found: dict[str, str] = {}
+    left = ["forward"]
+    while left:
+        method = getattr(kind, name := left.pop(), None)
+        if name in found or not inspect.isfunction(method) or is_torch_s(method):
+            continue
+        try:
+            source = inspect.getsource(method)
+            words = tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline)
+            found[name] = " ".join(w.string for w in words if w.type not in LAYOUT_TOKENS)
+        except (OSError, TypeError, tokenize.TokenError, IndentationError):
+            continue
+        left += re.findall(r"self \. (\w+) \(", found[name])
+    return " ".join(found[name] for name in sorted(found))

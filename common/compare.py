@@ -1,6 +1,7 @@
 """The comparison: pandas tables of all runs at hand, of one experiment, and beside the reports."""
 
 import functools
+import html
 import json
 import math
 import statistics
@@ -88,12 +89,13 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             "images_per_s": run.images_per_s,
             "peak_MB": (run.peak_memory_bytes or math.nan) / 1e6,
             "stand_in": run.stand_in,
+            "judged_on": run.judged_on,
         }
         for run in runs
     ]
     if not rows:
         columns = [*GROUP, "name", "epochs", "mult_adds", "accuracy", "spread", "n", "validation"]
-        columns += ["seconds", "images_per_s", "peak_MB", "stand_in", "error"]
+        columns += ["seconds", "images_per_s", "peak_MB", "stand_in", "judged_on", "error"]
         return pd.DataFrame(columns=columns)
     frame = (
         pd.DataFrame(rows)
@@ -110,12 +112,12 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             images_per_s=("images_per_s", "mean"),
             peak_MB=("peak_MB", "max"),
             stand_in=("stand_in", "first"),
+            judged_on=("judged_on", "min"),
         )
         .reset_index()
     )
     share = frame["accuracy"] / 100
-    images = frame["stand_in"].map({True: 1_000, False: 10_000})
-    frame["error"] = 100 * (share * (1 - share) / images) ** 0.5
+    frame["error"] = 100 * (share * (1 - share) / frame["judged_on"]) ** 0.5
     return frame.sort_values(["dataset", "validation"], ascending=[True, False], ignore_index=True)
 
 
@@ -245,7 +247,7 @@ def beside_reports(runs: list[Record]) -> pd.DataFrame:
     none is recorded. `ours` is the run of the same network on the same data set with the best
     validation accuracy by any recipe, and `by` says which that is.
     """
-    judged = [run for run in runs if run.test_accuracy is not None and not run.stand_in]
+    judged = [run for run in runs if run.test_accuracy is not None and run.whole]
     rows = []
     for stated in reports()["stated"]:
         same = [r for r in judged if reproduces(r, stated)]
@@ -300,21 +302,23 @@ def text(frame: pd.DataFrame) -> str:
     return frame[[*columns, "seconds"]].round(2).to_string(index=False, na_rep="-")
 
 
+def table_row(*cells: object) -> str:
+    """A row of a Markdown table; what stands in a cell makes no HTML and no further column."""
+    told = (html.escape(str(cell), quote=False).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(told)} |"
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """Rows of `grouped` as a Markdown table."""
-    lines = [
-        "| network | data set | source | image | training images | epochs | parameters | "
-        "mult-adds | test accuracy (%) | s an epoch | machine |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["network", "data set", "source", "image", "training images", "epochs", "parameters"]
+    heads += ["mult-adds", "test accuracy (%)", "s an epoch", "machine"]
+    lines = [table_row(*heads), "|---" * len(heads) + "|"]
     for row in frame.itertuples():
         spread = f" ± {row.spread:.2f} (n = {row.n})" if row.n > 1 else ""
         accuracy = "validation only" if math.isnan(row.accuracy) else f"{row.accuracy:.2f}{spread}"
-        lines.append(
-            f"| {row.name} | {row.dataset} | {row.source} | {row.image_size} | "
-            f"{row.train_images:,} | {row.epochs:g} | {row.params:,} | "
-            f"{row.mult_adds / 1e6:,.1f} M | {accuracy} | {row.seconds:.1f} | {row.machine} |"
-        )
+        cells = [row.name, row.dataset, row.source, row.image_size, f"{row.train_images:,}"]
+        cells += [f"{row.epochs:g}", f"{row.params:,}", f"{row.mult_adds / 1e6:,.1f} M", accuracy]
+        lines.append(table_row(*cells, f"{row.seconds:.1f}", f"{row.machine}, {row.precision}"))
     return "\n".join(lines) + "\n"
 
 
@@ -322,13 +326,10 @@ def markdown_board(board: pd.DataFrame) -> str:
     """Rows of `leaderboard` as a Markdown table."""
     timed = [name for name in board if name.startswith(EPOCH_ON)]
     heads = ["network", "year", "depth", "parameters", "mult-adds", "test accuracy (%)", *timed]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [table_row(*heads), "|---" * len(heads) + "|"]
     for row, seconds in zip(board.itertuples(), board[timed].values.tolist(), strict=True):
         spread = f", spread {row.spread:.2f} (n = {row.n})" if row.n > 1 else " (n = 1)"
-        lines.append(
-            f"| {row.architecture} (`{row.network}`) | {row.year} | {row.depth} | {row.params:,} | "
-            f"{row.mult_adds / 1e6:,.1f} M | {row.accuracy:.2f} ± {row.error:.2f}{spread} | "
-            + " | ".join("–" if math.isnan(s) else f"{s:.1f}" for s in seconds)
-            + " |"
-        )
+        cells = [f"{row.architecture} (`{row.network}`)", row.year, row.depth, f"{row.params:,}"]
+        cells += [f"{row.mult_adds / 1e6:,.1f} M", f"{row.accuracy:.2f} ± {row.error:.2f}{spread}"]
+        lines.append(table_row(*cells, *("–" if math.isnan(s) else f"{s:.1f}" for s in seconds)))
     return "\n".join(lines) + "\n"

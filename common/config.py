@@ -2,6 +2,7 @@
 
 import math
 import operator
+import sys
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
@@ -74,16 +75,22 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"{name}={value!r}; expected a number.")
+            if not isinstance(value, float | int) or abs(value) > sys.maxsize:
+                try:  # fractions, and whole numbers that no float holds
+                    object.__setattr__(self, name, float(value))
+                except OverflowError:
+                    raise ValueError(f"{name} is too large a number.") from None
         for name in WHOLE:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise ValueError(f"{name}={value!r}; expected a whole number.")
+        if not isinstance(self.nesterov, bool):
+            raise ValueError(f"nesterov={self.nesterov!r}; expected True or False.")
         size = self.image_size
         for name, fits, expected in (
             ("epochs", self.epochs is not None and 1 <= self.epochs <= 10_000, "1 to 10,000"),
             ("lr", 0 < self.lr < math.inf, "a number above 0, such as 1e-3"),
             ("momentum", 0 <= self.momentum < 1, "0 or more and less than 1"),
-            ("nesterov", self.nesterov in (True, False), "True or False"),
             ("nesterov", not self.nesterov or self.momentum > 0, "False where momentum is 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("patience", self.patience is None or self.patience >= 1, "1 or more, or None"),
@@ -106,17 +113,19 @@ class Config:
         stages = self.stages
         if not all(isinstance(stage, tuple) and len(stage) == 2 for stage in stages):
             raise ValueError(f"{expected}.")
-        if not all(isinstance(n, int) and n >= 1 for stage in stages for n in stage):
+        if not all(counts(n) for stage in stages for n in stage):
             raise ValueError(f"{expected}.")
         if sum(epochs for epochs, _ in stages) != self.epochs:
             raise ValueError(f"{expected}. The stages' epochs must add up to {self.epochs}.")
 
     def check_milestones(self) -> None:
         stones = self.milestones
-        if not isinstance(stones, tuple) or not all(
-            isinstance(epoch, int) and epoch >= 1 for epoch in stones
-        ):
+        if not isinstance(stones, tuple) or not all(map(counts, stones)):
             raise ValueError(f"milestones={stones!r}; expected epochs, such as (30, 40).")
+        if stones and self.schedule != "multistep":
+            raise ValueError(f"milestones={stones}; schedule='{self.schedule}' has none.")
+        if any(epoch > self.epochs for epoch in stones):
+            raise ValueError(f"milestones={stones}; expected epochs up to {self.epochs}, the last.")
         if self.schedule == "multistep" and not stones:
             raise ValueError("schedule='multistep' needs milestones, such as (30, 40).")
         if list(stones) != sorted(set(stones)):
@@ -154,6 +163,11 @@ class Config:
                 return self.lr * max(done / WARMUP, 0.01)
             done = (done - WARMUP) / (1 - WARMUP)
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def counts(value) -> bool:
+    """Whether a value is a whole number from 1 up."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def in_python(value):

@@ -62,7 +62,14 @@ class ImageSet:
     stand_in: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.classes, tuple | list):
+            raise TypeError(f"{self.name}: classes={self.classes!r}; expected a row of names.")
         for part in ("train", "test"):
+            if not isinstance(getattr(self, part), Images):
+                kind = type(getattr(self, part)).__name__
+                raise TypeError(
+                    f"{self.name}: {part} is a {kind}; expected Images(images, labels)."
+                )
             images, labels = getattr(self, part).images, getattr(self, part).labels
             check_images(images, f"{self.name}: {part} images")
             kind = getattr(labels, "dtype", type(labels).__name__)

@@ -38,7 +38,8 @@ class Plan:
         """The run as a profile's budget allows, with this seed or its own."""
         budget = {"full": {}, "laptop": self.laptop, "smoke": {}}[profile]
         if profile == "smoke":
-            budget = {"epochs": 1, "train_images": 128, "batch_size": 32, "milestones": (1,)}
+            budget = {"epochs": 1, "train_images": 128, "batch_size": 32}
+            budget |= {"milestones": (1,)} if self.config.milestones else {}
         config = replace(self.config, **budget)
         config = config if seed is None else replace(config, seed=seed)
         options = self.options if profile == "full" else self.options | self.narrow

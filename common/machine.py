@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import difflib
+import errno
 import functools
 import glob
 import html
@@ -153,6 +154,9 @@ def runs_folder() -> Path:
         runs.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=runs) as file:
             file.write(b"can this be written?")
+        for part in ("records", "weights", "checkpoints", "cache"):
+            if (runs / part).exists() and not (runs / part).is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"its {part} is a file, not a folder")
     except OSError as error:
         raise cannot_write(runs, error) from error
     return runs

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from common import ddp, machine, probe, weights, zoo
+from common import ddp, machine, probe, sources, weights, zoo
 from common.config import Config
 from common.data import Batches, ImageSet
 from common.run import Run
@@ -55,6 +55,7 @@ class Record:
     versions: dict
     commit: str
     errors: dict | None = None  # number of the test image -> class it was taken for
+    test_images: int | None = None  # None in older records: 1,000 of a sample, else 10,000
     origin: str = field(default="recorded", compare=False)  # or "yours"; not written
 
     # What makes two records the same run: they may differ in time and machine only.
@@ -64,6 +65,18 @@ class Record:
     @property
     def seed(self) -> int:
         return self.config["seed"]
+
+    @property
+    def judged_on(self) -> int:
+        """Test images."""
+        return self.test_images or (1_000 if self.stand_in else 10_000)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its images are a known set's, and all of them, as far as the record tells."""
+        known = self.dataset in sources.KNOWN and not self.stand_in and self.judged_on == 10_000
+        least = 50_000 * (1 - self.config.get("validation", 0.2))  # of 50,000 or 60,000
+        return known and bool(self.config.get("train_images") or self.train_images >= 0.99 * least)
 
     @property
     def epochs(self) -> int:
@@ -144,6 +157,7 @@ def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> R
         test_accuracy=test and test.accuracy,
         class_accuracy=dict(zip(data.classes, test.class_accuracy, strict=True)) if test else {},
         errors=errors(test, data) if test else None,
+        test_images=len(test.predictions) if test else None,
         train_seconds=run.train_seconds,
         images_per_s=train_images * len(run.epochs) / run.train_seconds,
         peak_memory_bytes=run.peak_memory_bytes,
@@ -217,6 +231,8 @@ def save(record: Record, folder: Path | None = None) -> Path:
     folder = folder or machine.runs_folder() / "records"
     path = folder / record.file_name()
     values = {name: without_nan(getattr(record, name)) for name in FIELDS}
+    if values["test_images"] is None:  # as the older records are
+        del values["test_images"]
     lines = ",\n".join(
         f" {json.dumps(name)}: {json.dumps(value)}" for name, value in values.items()
     )
@@ -310,11 +326,34 @@ def check_values(record: Record) -> None:
         ("peak_memory_bytes", (record.peak_memory_bytes or 0) >= 0),
         ("history", 1 <= len(rows) <= settings.epochs),
         ("history", [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))),
+        ("history", fits(record.history["best_epoch"], int)),
         ("history", 0 <= record.history["best_epoch"] <= len(rows)),
+        ("history", all(map(possible, rows))),
+        ("image_size", len(sizes) in (1, 2)),
+        ("test_images", record.test_images is None or record.test_images >= 1),
+        ("precision", record.precision in machine.PRECISIONS),
+        ("errors", all(n.isdecimal() and fits(k, int) for n, k in (record.errors or {}).items())),
+        ("class_accuracy", all(map(is_share, record.class_accuracy.values()))),
     ):
         if not good:
             raise ValueError(f"{name} is {str(getattr(record, name))[:60]}, which cannot be.")
-    _ = record.val_accuracy, [row["val_loss"] for row in rows]
+
+
+def possible(row: dict) -> bool:
+    """Whether an epoch's numbers can be those of a training; losses may be no numbers any more."""
+    losses = [row[name] for name in ("train_loss", "val_loss", "lr")]
+    shares = [row[name] for name in ("train_accuracy", "val_accuracy")]
+    times = [row[name] for name in ("seconds", "images_per_s")]
+    return (
+        all(loss is None or fits(loss, float) for loss in losses)
+        and all(map(is_share, shares))
+        and all(fits(time, float) and time > 0 for time in times)
+    )
+
+
+def is_share(value: object) -> bool:
+    """Whether a value is a number from 0 to 1, or None, as JSON has it for NaN."""
+    return value is None or (fits(value, float) and 0 <= value <= 1)
 
 
 def read_all(*, yours: bool = True) -> tuple[list[Record], list[str]]:
@@ -362,7 +401,7 @@ def publish(*, since: float = 0.0, experiment: str | None = None) -> list[str]:
             continue
         if experiment not in (None, record.experiment) or record.experiment == "command line":
             continue
-        if record.profile == "smoke" or record.stand_in:
+        if record.profile == "smoke" or not record.whole:
             what = "smoke run" if record.profile == "smoke" else f"run on {record.source}"
             left.append(f"{path.name} is a {what}: it is not a result")
             continue

@@ -1,6 +1,7 @@
 """A training: the `Run`, which is what `fit` returns, and the `Training`, which is under way."""
 
 import copy
+import functools
 import sys
 import traceback
 from collections.abc import Callable
@@ -95,13 +96,18 @@ class Training:
         show: bool = False,
         checkpoint: Path | str | bool | None = None,
     ):
+        for name, value, kind in (
+            ("model", model, nn.Module), ("data", data, ImageSet), ("config", config, Config)
+        ):  # fmt: skip
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}={repr(value)[:60]}; expected a {kind.__name__}.")
         self.show = show and ddp.rank() == 0
         self.curve: object | None = None  # what `common.look` draws in a notebook
         self.batches, self.held_out = split_batches(data, config)  # the test images stay untouched
         device = self.batches.device
         with advice.memory_explained(self.batches.batch_size, device.type):
             model.to(device, memory_format=memory_format(model))
-            check_outputs(model, self.held_out, len(data.classes))
+            check_outputs(model, self.batches, len(data.classes))
             self.best_weights = copy.deepcopy(model.state_dict())
         # The model itself, unless torchrun started several processes or there is a GPU.
         self.net = ddp.averaging(model)
@@ -131,12 +137,12 @@ class Training:
                 if self.show:
                     print(f"Going on after epoch {len(self.run.epochs)}, from {self.file.path}.")
             self.save()  # before the first batch: a disk that is full says so now
+            self.bar.update(len(self.run.batch_losses))
+            self.tell("start")
+            machine.reset_peak_memory()
         except BaseException:
             self.file.unlock()
             raise
-        self.bar.update(len(self.run.batch_losses))
-        self.tell("start")
-        machine.reset_peak_memory()
         return self
 
     def __exit__(self, kind, error, _) -> bool:
@@ -275,24 +281,40 @@ def steps(batches: Batches, config: Config) -> int:
 
 @torch.no_grad()
 def check_outputs(model: nn.Module, batches: Batches, classes: int) -> None:
-    """Raise ValueError unless the net gives a row of `classes` logits an image.
+    """Raise ValueError unless the net gives a row of `classes` logits an image, in both modes.
 
-    What the net itself raises is shown as torch states it, with the layer and what it got.
+    What the net itself raises is shown as torch states it, with the layer and what it got. Neither
+    its statistics nor the random numbers are changed.
     """
-    x = batches.prepare(batches.images[batches.indices[:2]])
-    with advice.evaluating(model), advice.told_by_layer(model, tuple(x.shape)):
-        outputs = model(x)
-    if not isinstance(main_output(outputs), torch.Tensor):
-        kind = type(outputs).__name__
-        raise ValueError(f"The net returns a {kind}; expected a tensor of logits (N, {classes}).")
-    shape = tuple(main_output(outputs).shape)
-    if shape != (len(x), classes):
-        raise ValueError(
-            f"The net returns shape {shape} for {len(x)} images; expected {(len(x), classes)}: "
-            f"one number for each of the {classes} classes. Build it with num_classes={classes}."
-        )
+    x = batches.prepare(batches.images[batches.indices[: min(2, *batches.sizes)]])
+    told = functools.partial(advice.told_by_layer, model, tuple(x.shape))
+    with advice.evaluating(model), graphs.as_before(model), machine.own_generator():
+        with told():
+            outputs = model(x)
+        check_logits_of(main_output(outputs), len(x), classes)
+        model.train()
+        with told():
+            outputs = model(x)
+        # In training, auxiliary classifiers may stand beside the main one.
+        for output in outputs if isinstance(outputs, tuple) and outputs else (outputs,):
+            check_logits_of(output, len(x), classes, " in training")
     if advice.all_frozen(model):
         raise ValueError("All weights of this net are frozen (requires_grad=False): none learns.")
+
+
+def check_logits_of(output: object, n: int, classes: int, when: str = "") -> None:
+    """Raise ValueError unless `output` is (n, classes)."""
+    if not isinstance(output, torch.Tensor):
+        kind = type(output).__name__
+        raise ValueError(
+            f"The net returns a {kind}{when}; expected a tensor of logits (N, {classes})."
+        )
+    if tuple(output.shape) != (n, classes):
+        raise ValueError(
+            f"The net returns shape {tuple(output.shape)} for {n} images{when}; expected "
+            f"{(n, classes)}: one number for each of the {classes} classes. Build it with "
+            f"num_classes={classes}."
+        )
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:

@@ -152,8 +152,12 @@ def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> None:
             f"The net returns shape {tuple(logits.shape)} for {len(labels)} labels; expected "
             f"({len(labels)}, K): one number for each of the K classes."
         )
+    if labels.dtype != torch.int64:
+        raise ValueError(f"The labels are {labels.dtype}; expected int64 class numbers.")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= logits.shape[1]:
+    if low < 0:
+        raise ValueError(f"The labels go from {low} to {high}; expected class numbers from 0 up.")
+    if high >= logits.shape[1]:
         raise ValueError(
             f"The labels go from {low} to {high}, the net knows the classes 0 to "
             f"{logits.shape[1] - 1}. Build it with num_classes={high + 1}."

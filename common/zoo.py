@@ -167,7 +167,7 @@ def module_of(notebook: Path) -> ModuleType:
     """The model cells of a notebook as a module. Raises ValueError, naming it, where they fail."""
     try:
         return importlib.import_module(f"{__name__}.{notebook.stem[3:]}")
-    except Exception as error:  # whatever its cells do
+    except (Exception, SystemExit) as error:  # whatever its cells do
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"The model cells of {notebook.name} do not run: {told}") from error
 

@@ -1,5 +1,6 @@
 """A training that stops goes on from its checkpoint as if it had not."""
 
+import functools
 import os
 import re
 import signal
@@ -246,22 +247,23 @@ def small(digits):
     """A run of a tiny net, as a store wants it, and a state to keep."""
     net = torch.nn.Linear(2, 2)
     run = Run(net, digits, CONFIG, digest=checkpoints.digest_of(net))
-    return run, {"weights": net.state_dict(), "history": {"epochs": [1, 2]}}
+    state = {part: {} for part in checkpoints.PARTS if part != "task"}
+    return run, state | {"weights": net.state_dict(), "history": {"epochs": [1, 2]}}
 
 
 def test_every_flipped_bit_is_found_and_the_file_before_serves(tmp_path, small):
     run, state = small
     store = checkpoints.Store(tmp_path / "run.pt", run)
-    store.save(state | {"history": "first"})
-    store.save(state | {"history": "second"})
-    assert store.load()["history"] == "second"
+    store.save(state | {"history": {"n": 1}})
+    store.save(state | {"history": {"n": 2}})
+    assert store.load()["history"] == {"n": 2}
     content = bytearray(store.path.read_bytes())
     for place in range(0, len(content), max(len(content) // 200, 1)):
         spoilt = bytearray(content)
         spoilt[place] ^= 1 << (place % 8)
         store.path.write_bytes(spoilt)
         with pytest.warns(UserWarning, match=r"run\.pt is damaged"):
-            assert store.load()["history"] == "first", place
+            assert store.load()["history"] == {"n": 1}, place
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000])
@@ -273,10 +275,53 @@ def test_damage_without_a_file_before_starts_anew_with_a_warning(tmp_path, small
         assert store.load() is None
 
 
+def test_a_file_that_is_no_checkpoint_is_kept(digits, tmp_path):
+    """It may be somebody's own: whatever is trained under its name, its content stays."""
+    thesis = tmp_path / "thesis.txt"
+    for number in (1, 2):
+        thesis.write_text(f"my thesis, draft {number}")
+        with pytest.warns(UserWarning, match=f"lies in thesis.txt.damaged{number}"):
+            fit(lenet(), digits, CONFIG, show=False, checkpoint=thesis)
+        kept = tmp_path / f"thesis.txt.damaged{number}"
+        assert kept.read_text() == f"my thesis, draft {number}"
+        (tmp_path / "thesis.txt").unlink()
+        (tmp_path / "thesis.txt.previous").unlink(missing_ok=True)
+
+
+def test_a_folder_is_no_checkpoint(digits, tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match=r"is a folder; expected a file's name"):
+        fit(lenet(), digits, CONFIG, show=False, checkpoint=tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("part", ["task", "weights", "history", "optimizer"])
+def test_a_checkpoint_that_lacks_a_part_is_passed_over(tmp_path, small, part):
+    """Though its checksum is right."""
+    run, state = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
+    store.task = None if part == "task" else store.task
+    store.save({name: value for name, value in state.items() if name != part})
+    with pytest.warns(UserWarning, match="it lacks one of"):
+        assert store.load() is None
+
+
+def test_stopped_before_the_first_batch_leaves_no_lock(digits, tmp_path, monkeypatch):
+    def interrupt(event, training):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("common.run.watchers", [interrupt])
+    file = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
+    monkeypatch.setattr("common.run.watchers", [])
+    assert fit(lenet(), digits, CONFIG, show=False, checkpoint=file).ended == "done"
+
+
 def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch, small):
     run, state = small
     store = checkpoints.Store(tmp_path / "run.pt", run)
-    store.save(state | {"history": 1})
+    store.save(state | {"history": {"n": 1}})
 
     def full(state, path):
         path.write_bytes(b"half")
@@ -284,8 +329,8 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch, small)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match=r"run\.pt cannot be written \(.*MB free there\)"):
-        store.save(state | {"history": 2})
-    assert store.load()["history"] == 1
+        store.save(state | {"history": {"n": 2}})
+    assert store.load()["history"] == {"n": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 
@@ -384,6 +429,11 @@ def test_another_pytorch_prints_its_layers_otherwise_and_the_digest_stays(monkey
         (torch.nn.Dropout(0.1), torch.nn.Dropout(0.2)),
         (torch.nn.LeakyReLU(0.1), torch.nn.LeakyReLU(0.2)),
         (torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, eps=1e-3)),
+        (torch.nn.Softplus(1), torch.nn.Softplus(5)),
+        (torch.nn.Threshold(0.1, 0), torch.nn.Threshold(0.5, 0)),
+        (torch.nn.LPPool2d(1, 2), torch.nn.LPPool2d(2, 2)),
+        (torch.nn.Softshrink(0.1), torch.nn.Softshrink(0.9)),
+        (torch.nn.AvgPool2d(2), torch.nn.AvgPool2d(2, divisor_override=1)),
     ],
 )
 def test_what_a_layer_was_told_counts(layers):
@@ -391,9 +441,33 @@ def test_what_a_layer_was_told_counts(layers):
 
 
 def test_a_function_that_a_net_keeps_counts():
-    nets = [zoo.build("lenet5"), zoo.build("lenet5")]
-    nets[0].activation, nets[1].activation = torch.relu, torch.tanh
-    assert checkpoints.digest_of(nets[0]) != checkpoints.digest_of(nets[1])
+    values = [torch.relu, torch.tanh, [1, 2], [3, 4], {"a": 1}, {"a": 2}]
+    values += [functools.partial(torch.relu, a) for a in (1, 2)]
+    digests = set()
+    for value in values:
+        net = zoo.build("lenet5")
+        net.setting = value
+        digests.add(checkpoints.digest_of(net))
+    assert len(digests) == len(values)
+
+
+def test_a_method_that_forward_calls_counts():
+    class Adds(torch.nn.Module):
+        def forward(self, x):
+            return self.change(x)
+
+        def change(self, x):
+            return x + 1
+
+    class Subtracts(torch.nn.Module):
+        def forward(self, x):
+            return self.change(x)
+
+        def change(self, x):
+            return x - 1
+
+    Subtracts.__name__ = "Adds"
+    assert checkpoints.digest_of(Adds()) != checkpoints.digest_of(Subtracts())
 
 
 # ------------------------------------------------------------------------------------------ slow

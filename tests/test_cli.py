@@ -82,7 +82,7 @@ def test_train_prints_its_record(capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--schedule", "multistep", "--milestones", "1", "2"], {"milestones": [1, 2]}),
+        (["--schedule", "multistep", "--milestones", "1"], {"milestones": [1]}),
         (["--batch-size", "1", "32", "2", "64"], {"batch_size": [[1, 32], [2, 64]]}),
         (["--optimizer", "sgd", "--momentum", "0.5", "--nesterov"], {"nesterov": True}),
         (["--patience", "1"], {"patience": 1}),

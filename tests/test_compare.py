@@ -114,6 +114,37 @@ def test_the_error_is_that_of_the_images_judged_and_seconds_are_of_the_median_ep
     assert frame.seconds["whole"] == 3
 
 
+def test_a_run_on_few_images_has_a_larger_error(record):
+    """Whether a sample's or one's own: it is that of the images that judged it."""
+    few = like(record, test_accuracy=0.5, test_images=100)
+    assert compare.grouped([few]).error[0] == pytest.approx(5)
+
+
+def test_a_name_makes_no_html_and_no_column(record):
+    odd = like(record, network="<script>alert(1)</script>", label="a|b")
+    text = compare.markdown(compare.grouped([odd]))
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
+
+
+def test_own_pictures_under_a_set_s_name_reproduce_nothing(record):
+    (plan,) = [
+        p
+        for p in experiments.plans("report-a", "full")
+        if (p.network, p.label) == ("lenet5_bn", "")
+    ]
+    run = dataclasses.replace(
+        record, network="lenet5_bn", label="", experiment="report-a", dataset="mnist", digest="",
+        stand_in=False, config=records.as_json(plan.config), profile="full", options={},
+        train_images=48_000, test_images=10_000,
+    )  # fmt: skip
+    beside = compare.beside_reports([run])
+    assert beside.reproduced.notna().sum() == 1
+    for other in ({"test_images": 40}, {"train_images": 400}):
+        assert compare.beside_reports([dataclasses.replace(run, **other)]).reproduced.isna().all()
+
+
 def test_a_network_that_the_zoo_does_not_have(record):
     assert compare.facts("Mine")["year"] is None
     mine = like(record, network="Mine", experiment="cifar10")

@@ -576,6 +576,20 @@ def test_a_block_of_pooling_is_no_linear_layer():
     assert boxes(look.svg(net, (1, 1, 8, 8), "x"))[2] == "global mean | 1 | 4"
 
 
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        (nn.LPPool2d(2, 2), "2×2 LP pool | stride 2"),
+        (nn.LPPool2d(2, 3, stride=1), "3×3 LP pool"),
+        (nn.FractionalMaxPool2d(2, output_size=3), "2×2 max pool"),
+        (nn.AvgPool2d(2), "2×2 mean pool | stride 2"),
+    ],
+)
+def test_every_pool_is_drawn(pool, words):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), pool, nn.Flatten())
+    assert boxes(look.svg(net, (1, 1, 8, 8), "x"))[2].startswith(words)
+
+
 def test_one_convolution_under_two_parents_is_one_in_each():
     net = nn.Sequential(nn.Sequential(nn.Conv2d(2, 2, 3)), nn.Sequential(nn.ReLU()))
     net[1].append(net[0][0])

@@ -113,6 +113,7 @@ def test_what_systems_leave_behind_is_skipped(pets: Path, notes: list[str]):
         "__MACOSX/train/cat/._0.png",
         ".DS_Store",
         "desktop.ini",
+        "~$cat.png",
         "train/.ipynb_checkpoints/0.png",
         "train/__MACOSX/._x.png",
         "train/@eaDir/x.png",

@@ -132,6 +132,15 @@ def test_yours_and_recorded_stand_apart(record, results):
     assert [r.origin for r in records.read_all(yours=False)[0]] == ["recorded"]
 
 
+def test_a_record_of_one_epoch_is_read(record, results):
+    """What `DAMAGE` spoils is right before."""
+    config = records.as_json(Config(epochs=1))
+    path = records.save(
+        changed(record, config=config, history={"epochs": [ROW], "best_epoch": 1}), results
+    )
+    assert records.read(path).epochs == 1
+
+
 def test_the_oldest_records_lack_what_came_later(record, results):
     path = records.save(record, results)
     values = json.loads(path.read_text())
@@ -140,7 +149,19 @@ def test_the_oldest_records_lack_what_came_later(record, results):
     assert records.read(path).errors is None
 
 
+ROW = {
+    "epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5,
+    "lr": 0.1, "seconds": 1.0, "images_per_s": 9.0,
+}  # fmt: skip
 DAMAGE = [
+    *(("history", {"epochs": [ROW | {key: value}], "best_epoch": 1}) for key, value in (
+        ("seconds", "x"), ("seconds", -5), ("seconds", None), ("val_accuracy", 7),
+        ("val_accuracy", [1]), ("train_loss", "x"), ("images_per_s", True),
+    )),
+    ("history", {"epochs": [{k: v for k, v in ROW.items() if k != "seconds"}], "best_epoch": 1}),
+    ("history", {"epochs": [ROW], "best_epoch": True}), ("errors", {"a": "b"}),
+    ("errors", {"1": "cat"}), ("image_size", []), ("precision", "int8"), ("test_images", 0),
+    ("class_accuracy", {"cat": 7}),
     ("network", 5), ("options", []), ("stand_in", 1), ("image_size", 0), ("image_size", True),
     ("image_size", [0, 4]), ("params", 0), ("mult_adds", -1), ("train_images", 0),
     ("test_accuracy", 1.5), ("test_accuracy", "high"), ("train_seconds", 0), ("images_per_s", -1),
@@ -239,17 +260,22 @@ def test_an_unfinished_training_is_not_judged(run):
 
 
 def test_publish_copies_only_results(record, results):
-    whole = changed(record, profile="laptop", stand_in=False)
+    images = {"dataset": "mnist", "test_images": 10_000, "train_images": 48_000}
+    whole = changed(record, profile="laptop", stand_in=False, **images)
+    all_of_them = whole.config | {"train_images": None}
     old = records.save(changed(whole, label="old"))
     os.utime(old, (1, 1))
     records.save(whole)
     records.save(changed(whole, experiment="command line"))
     records.save(changed(whole, profile="smoke", label="smoke"))
     records.save(changed(whole, stand_in=True, label="sample"))
+    records.save(changed(whole, test_images=40, label="own pictures in a folder named mnist"))
+    records.save(changed(whole, config=all_of_them, train_images=400, label="few"))
+    records.save(changed(whole, dataset="my_pictures", label="own pictures"))
     (yours() / "damaged.json").write_text("{")
     left = records.publish(since=time.time() - 1000)
     assert [records.read(path) for path in results.glob("*.json")] == [whole]
-    assert len(left) == 3
+    assert len(left) == 6
     assert any("smoke run" in reason for reason in left)
     records.publish(experiment="another")
     assert len(list(results.glob("*.json"))) == 1

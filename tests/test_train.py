@@ -61,6 +61,15 @@ def held_out(digits, config):
         ({"lr": True}, "lr=True; expected a number"),
         ({"optimizer": None}, "Unknown optimizer None"),
         ({"schedule": "multistep", "milestones": (4, 2)}, "rising epochs"),
+        ({"schedule": "multistep", "milestones": (40, 50)}, "expected epochs up to 5"),
+        ({"milestones": (1,)}, "schedule='constant' has none"),
+        ({"schedule": "multistep", "milestones": (True,)}, "expected epochs"),
+        ({"batch_size": True}, "batch_size=True; expected a whole number"),
+        ({"batch_size": ((True, 32), (4, 32))}, "expected a whole number"),
+        ({"nesterov": 1}, "nesterov=1; expected True or False"),
+        ({"nesterov": torch.tensor([1, 0])}, "nesterov=.*expected True or False"),
+        ({"lr": 10**400}, "lr is too large a number"),
+        ({"weight_decay": -(10**400)}, "weight_decay is too large a number"),
         ({"milestones": (0,)}, "milestones=\\(0,\\)"),
         ({"nesterov": True, "momentum": 0}, "nesterov=True; expected False"),
         ({"lr": 0}, "lr=0"),
@@ -289,6 +298,69 @@ def test_wrong_outputs_are_refused_before_training(digits, outputs, words):
         model = nn.Sequential(nn.Flatten(), nn.Linear(784, 1))
     with pytest.raises(ValueError, match=words):
         fit(model, digits, short(), show=False)
+
+
+class InTraining(nn.Module):
+    """Ten logits in evaluation; in training, what `change` makes of them."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.norm, self.layer, self.change = nn.BatchNorm1d(784), nn.Linear(784, 10), change
+
+    def forward(self, x):
+        logits = self.layer(self.norm(x.flatten(1)))
+        return self.change(logits) if self.training else logits
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: y.repeat(1, 100), r"returns shape \(2, 1000\) for 2 images in training"),
+        (lambda y: (y, y[:, :5]), r"returns shape \(2, 5\) for 2 images in training"),
+        (lambda y: {"logits": y}, "returns a dict in training"),
+        (lambda y: (y, None), "returns a NoneType in training"),
+        (lambda y: (), "returns a tuple in training"),
+        (lambda y: y + torch.zeros(2, 7), "do not fit this net"),
+    ],
+)
+def test_what_a_net_returns_in_training_is_looked_at_before(digits, change, words):
+    net = InTraining(change)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        fit(net, digits, short(), show=False)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value.cpu(), before[name]), name
+
+
+def test_batches_of_one_image_do_not_suit_batch_normalisation(digits):
+    with pytest.raises(ValueError, match="needs two images a batch"):
+        fit(InTraining(lambda y: y), digits, short(batch_size=1), show=False)
+    assert fit(lenet(), digits, short(batch_size=1, train_images=3), show=False).ended == "done"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"config": {"epochs": 1}}, r"config={'epochs': 1}; expected a Config"),
+        ({"model": nn.Linear}, "model=.*expected a Module"),
+        ({"data": "mnist"}, "data='mnist'; expected an? ImageSet"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(digits, wrong, words):
+    with pytest.raises(TypeError, match=words):
+        fit(**({"model": lenet(), "data": digits, "config": short()} | wrong), show=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.tensor([0.0, 1.0]), "labels are torch.float32; expected int64"),
+        (torch.tensor([-1, 0]), "expected class numbers from 0 up"),
+    ],
+)
+def test_labels_that_are_no_class_numbers(labels, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(lenet(), [(torch.rand(2, 1, 28, 28), labels)])
 
 
 def test_a_frozen_net_is_refused(digits):

@@ -216,7 +216,11 @@ def test_a_broken_notebook_breaks_itself_alone(toy):
     (zoo.NOTEBOOKS / "06_odd.ipynb").write_text("{")
     zoo.index.cache_clear()
     assert zoo.build("toy")[0].out_channels == 3
-    assert zoo.names() == ("toy", "raises")
+    ends = raises.replace("raises", "ends").replace("1 / 0", "import sys; sys.exit(3)")
+    toy(("code", ends), name="07_ends.ipynb")
+    with pytest.raises(ValueError, match=r"07_ends\.ipynb do not run: SystemExit: 3"):
+        zoo.build("ends")
+    assert zoo.names() == ("toy", "raises", "ends")
     with pytest.raises(ValueError, match=r"05_raises\.ipynb do not run: ZeroDivisionError"):
         zoo.build("raises")
     problems = zoo.index()[1]

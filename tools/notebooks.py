@@ -202,6 +202,8 @@ def execute(
     )
     try:
         client.execute()
+    except (KeyboardInterrupt, AssertionError) as error:  # the latter is what nbclient makes of it
+        raise CellFailed(f"{name}, code cell {number} of {len(code)}: stopped") from error
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         reason = getattr(error, "evalue", "") or str(error)
         kind = getattr(error, "ename", type(error).__name__)

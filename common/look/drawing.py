@@ -46,8 +46,9 @@ def words_for(call: Call) -> tuple[str, str]:
             return "pooling", words.replace("mean", "max") if "ax" in kind else words
         size = getattr(module, "kernel_size", None)
         words = "×".join(map(str, pair(size))) if size else ""
-        words = f"{words} {'max' if 'max' in kind.lower() else 'mean'} pool".strip()
-        stride = pair(module.stride)[0] if size else 1
+        sort = "LP" if "LP" in kind else "max" if "max" in kind.lower() else "mean"
+        words = f"{words} {sort} pool".strip()
+        stride = pair(getattr(module, "stride", 1) or size or 1)[0]
         return "pooling", words + f", stride {stride}" * (stride > 1)
     if kind == "mean":
         return "pooling", "mean"

@@ -131,7 +131,7 @@ def advice(error: OSError, root: Path) -> str:
             "To get all of it, connect to the network and run this again, or put its files into "
             "that folder (CNN_DATA names another one)."
         )
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(root).free / 1e6
         return f"The disk is full ({free:,.0f} MB free): make room, or let CNN_DATA name another."
     return f"{root} must be a folder that can be written to; CNN_DATA names another one."

@@ -149,7 +149,7 @@ def fetch_files(known: Known, names: list[str], folder: Path) -> None:
 def fetch(mirrors: dict[str, str], name: str, md5: str, folder: Path, most: int) -> None:
     """Fetch one file of at most `most` bytes from the first mirror that delivers it right.
 
-    `mirrors` tells why a mirror is not asked again; a dead one is added. Raises ConnectionError
+    `mirrors` tells why a mirror is not asked again; one that fails is added. Raises ConnectionError
     with what happened at each.
     """
     import requests  # not needed by those who have the data
@@ -160,8 +160,10 @@ def fetch(mirrors: dict[str, str], name: str, md5: str, folder: Path, most: int)
             return transfer(mirror, name, md5, folder, most)
         except requests.HTTPError as error:
             said[mirror] = f"answered {error.response.status_code}"
+            if error.response.status_code != 404:  # it may have the other files
+                mirrors[mirror] = said[mirror]
         except (requests.TooManyRedirects, ValueError) as error:
-            said[mirror] = f"sent something else: {str(error).split('. ')[0]}"
+            said[mirror] = mirrors[mirror] = f"sent something else: {str(error).split('. ')[0]}"
         except (requests.RequestException, ConnectionError, TimeoutError) as error:
             # The innermost of the reasons that requests puts into one another
             inner = re.sub(r"[\"']\)+$", "", str(error).rpartition(": ")[2])

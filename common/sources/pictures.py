@@ -28,6 +28,7 @@ TEST_SHARE = 0.2  # of each class, where there is no test/
 LISTED = 50  # files that an error names at most
 # What macOS, Windows and network drives leave behind, besides names that begin with a dot
 SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
+SYSTEM += ("lost+found", "system volume information", "found.000")
 # Pillow calls other programs for some formats, and knows only the names of others.
 NO_PICTURES = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 UNREADABLE = (  # photographs for which Pillow needs help
@@ -162,7 +163,7 @@ def files_at(path: Path, root: Path) -> list[str]:
 
 def system(name: str) -> bool:
     """Whether a file or folder of this name is the operating system's, not the person's."""
-    return name.startswith(".") or name.lower() in SYSTEM
+    return name.startswith((".", "~$")) or name.lower() in SYSTEM
 
 
 def check_classes(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None:
@@ -381,7 +382,7 @@ def kept_images(path: Path, key: str) -> Decoded | None:
         about = json.loads(Path(f"{path}.json").read_text())
         if about["key"] == key and about["sha256"] == checksum(path, key, about["told"]):
             return np.load(f"{path}.npy", "c"), about["told"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 
