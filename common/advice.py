@@ -121,7 +121,8 @@ def findings(
             "high and the gradients small. Let the net return logits, without softmax."
         ]
     guessing = entropy(labels)
-    if len(losses) < ENOUGH or not is_stuck(losses, guessing):
+    nothing_to_tell = guessing == 0  # labels of one class
+    if len(losses) < ENOUGH or nothing_to_tell or not is_stuck(losses, guessing):
         return []
     n = int(labels.max()) + 1
     stuck = (

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from common import advice, data, machine, zoo
 from common.config import Config
@@ -90,6 +91,50 @@ def deep(activation, depth=8):
     hidden = [(nn.Conv2d(8, 8, 3, padding=1), activation()) for _ in range(depth)]
     body = [layer for pair in hidden for layer in pair]
     return nn.Sequential(nn.Conv2d(1, 8, 3, stride=4), *body, nn.Flatten(), nn.Linear(392, 10))
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.95, True), (0.7, False)])
+def test_a_layer_is_saturated_where_nearly_all_its_values_are(batch, share, told):
+    x, _ = batch
+    net = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 100), nn.Sigmoid())
+    nn.init.zeros_(net[1].weight)
+    nn.init.zeros_(net[1].bias)
+    net[1].bias.data[: round(100 * share)] = 50.0
+    assert bool(advice.silent_layers(net, x)) is told
+
+
+class Fading(nn.Module):
+    """Two linear layers, of which the first one's gradient is multiplied by `factor`."""
+
+    def __init__(self, pixels, factor):
+        super().__init__()
+        self.first, self.last, self.factor = nn.Linear(pixels, 50), nn.Linear(50, 10), factor
+
+    def forward(self, x):
+        y = self.first(x.flatten(1))
+        return self.last(y.detach() + self.factor * (y - y.detach()))
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(3e-4, True), (3e-3, False)])
+def test_a_gradient_vanishes_below_a_thousandth(batch, ratio, told):
+    x, y = batch
+    torch.manual_seed(0)
+    net = Fading(x[0].numel(), 1.0)
+    cross_entropy(net(x), y).backward()
+    sizes = [layer.weight.grad.square().mean().sqrt() for layer in (net.first, net.last)]
+    net.factor = (ratio * sizes[1] / sizes[0]).item()
+    assert bool(advice.vanishing_gradient(net, x, y)) is told
+
+
+def test_one_class_has_nothing_to_be_learned(batch):
+    x, y = batch
+    losses = [1e-9] * 60
+    assert (
+        advice.diagnose(
+            nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 2)), losses, (x, y * 0), y * 0
+        )
+        == []
+    )
 
 
 def test_vanishing_gradient(batch):
@@ -217,6 +262,8 @@ def test_tuples_in_evaluation_mode_do_not_end_a_training(digits):
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (MemoryError(), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
         (RuntimeError("could not create a primitive"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],

@@ -10,6 +10,7 @@ import torch
 
 from common import compare, data, experiments, machine, probe, records, zoo
 from common.__main__ import main
+from common.config import Config
 from common.experiments import plans, table_of
 from common.perform import forecast, perform
 
@@ -135,6 +136,17 @@ def test_our_recipe_for_report_a_is_the_course_s_in_the_report_s_epochs():
 def test_no_digit_is_mirrored():
     for _, plan in ALL:
         assert plan.dataset != "mnist" or "flip" not in plan.config.augment, plan.name
+
+
+def test_where_time_is_short_a_net_is_narrower_and_a_training_shorter():
+    plan = experiments.Plan(
+        "resnet18", Config(epochs=9), options={"a": 1}, laptop={"epochs": 2}, narrow={"width": 0.25}
+    )
+    found = {profile: plan.at(profile, None) for profile in machine.PROFILES}
+    assert {profile: p.options for profile, p in found.items()} == {
+        "full": {"a": 1}, "laptop": {"a": 1, "width": 0.25}, "smoke": {"a": 1, "width": 0.25},
+    }  # fmt: skip
+    assert {p: found[p].config.epochs for p in found} == {"full": 9, "laptop": 2, "smoke": 1}
 
 
 # ------------------------------------------------------------------------------------ performing

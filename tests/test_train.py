@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common import config as settings_of
 from common import data, machine, train, zoo
 from common.config import Config
+from common.run import memory_format
 from common.train import Evaluation, evaluate, fit
 
 SIZE = 28
@@ -673,3 +674,31 @@ def test_depthwise_convolutions_train_in_fp32_beside_bf16():
     fp32, bf16 = torch.float32, torch.bfloat16
     assert seen == [fp32, bf16, bf16, bf16, bf16, bf16]  # training, then judging
     assert all(p.grad.dtype == fp32 for p in net.parameters())
+
+
+# -------------------------------------------------------------------------------- memory order
+
+
+@pytest.mark.parametrize(
+    ("net", "expected"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 32, 3)), torch.channels_last),
+        (nn.Sequential(nn.Conv2d(3, 31, 3)), torch.contiguous_format),
+        (nn.Sequential(nn.Linear(3, 64)), torch.contiguous_format),
+        # A 1 x 1 convolution that strides over few channels writes past its memory.
+        (nn.Sequential(nn.Conv2d(7, 64, 1, stride=2)), torch.contiguous_format),
+        (nn.Sequential(nn.Conv2d(8, 64, 1, stride=2)), torch.channels_last),
+        (nn.Sequential(nn.Conv2d(16, 64, 1, stride=2, groups=4)), torch.contiguous_format),
+        (nn.Sequential(nn.Conv2d(7, 64, 1)), torch.channels_last),
+    ],
+)
+def test_channels_last_where_it_pays_and_is_safe(net, expected):
+    assert memory_format(net) == expected
+
+
+def test_a_training_s_peak_does_not_count_what_came_before(digits, monkeypatch):
+    calls = []
+    monkeypatch.setattr(machine, "reset_peak_memory", lambda: calls.append("reset"))
+    monkeypatch.setattr(machine, "peak_memory_bytes", lambda: calls.append("read") or 5)
+    assert fit(lenet(), digits, short(epochs=1), show=False).peak_memory_bytes == 5
+    assert calls == ["reset", "read"]
