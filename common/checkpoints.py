@@ -137,7 +137,7 @@ class Store:
             return None
         then, now = flat(saved["task"]), flat(self.task)
         differ = [
-            f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
+            f"{key} was {then.get(key)}, is {now.get(key)}"
             for key in sorted({*then, *now})
             if then.get(key) != now.get(key)
         ]
@@ -200,9 +200,12 @@ def task_of(run: "Run") -> dict:
     """What must be the same for a training to go on: net, images, settings, arithmetic."""
     images = run.data.train
     content = images.images.numpy().tobytes() + images.labels.numpy().tobytes()
+    frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
     return {
         "network": f"{type(run.model).__name__} {run.digest}",
+        "frozen": ", ".join(frozen),
         "images": f"{run.data.name} {digest(content)}",
+        "classes": ", ".join(map(str, run.data.classes)),
         "arithmetic": run.precision,
         "processes": ddp.ranks(),
         "threads": torch.get_num_threads(),  # another number rounds otherwise

@@ -17,6 +17,8 @@ from common.config import AUGMENTATIONS, whole
 from common.machine import unknown
 from common.sources import pictures
 
+MOST_PIXELS = 4096  # a side
+
 Indices = torch.Tensor | np.ndarray | Sequence[int]
 
 
@@ -158,6 +160,8 @@ def load(
     if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
         raise ValueError(f"Data set {name!r}: expected a name or a folder's path, such as 'mnist'.")
     name, size = os.path.expanduser(str(name)), None if size is None else whole("size", size)
+    if size is not None and size > MOST_PIXELS:
+        raise ValueError(f"size={size}; expected 1 to {MOST_PIXELS:,} pixels.")
     root = machine.data_folder() if root is None else Path(root).expanduser()
     known = sources.KNOWN.get(name)
     places = [root / name] if known else [root / name, Path(name)]

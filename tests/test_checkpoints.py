@@ -288,6 +288,18 @@ def test_a_file_that_is_no_checkpoint_is_kept(digits, tmp_path):
         (tmp_path / "thesis.txt.previous").unlink(missing_ok=True)
 
 
+def test_other_classes_or_frozen_layers_are_another_training(digits, tmp_path):
+    file = tmp_path / "run.pt"
+    fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
+    frozen = lenet()
+    frozen.conv1.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"frozen was '', is 'conv1\.weight, conv1\.bias'"):
+        fit(frozen, digits, CONFIG, show=False, checkpoint=file)
+    renamed = replace(digits, classes=digits.classes[::-1])
+    with pytest.raises(ValueError, match="classes was '0, 1"):
+        fit(lenet(), renamed, CONFIG, show=False, checkpoint=file)
+
+
 def test_a_folder_is_no_checkpoint(digits, tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match=r"is a folder; expected a file's name"):

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 import sys
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -354,6 +355,36 @@ def test_grad_cam_says_what_is_wrong():
         assert hooks(net) + hooks(layer) == 0
     with pytest.raises(ValueError, match="does not reach this Conv2d"):
         look.outputs_of(nn.Conv2d(1, 1, 1), net, IMAGE)
+    K = net(IMAGE).shape[1]
+    for classes in (torch.tensor([K]), [-1], torch.tensor([0, 0])):
+        with pytest.raises(ValueError, match=f"expected one from 0 to {K - 1} for each of the 1"):
+            look.grad_cam(net, net[0], IMAGE, classes)
+
+
+class Named(nn.Module):
+    """Gives a named tuple, as some of torchvision's do."""
+
+    Both = namedtuple("Both", "maps more")
+
+    def __init__(self, plain):
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, x):
+        return self.Both(self.plain(x), x)
+
+
+class First(nn.Module):
+    def forward(self, both):
+        return both.maps
+
+
+def test_grad_cam_of_a_layer_with_a_named_tuple_and_a_list_of_classes():
+    net = small_net(False)
+    expected = look.grad_cam(net, net[0], IMAGE, torch.tensor([0]))
+    named = Named(net[0])
+    wrapped = nn.Sequential(named, First(), *net[1:])
+    assert torch.equal(look.grad_cam(wrapped, named, IMAGE, [0]), expected)
 
 
 def test_outputs_are_those_of_any_module():

@@ -99,11 +99,21 @@ def grad_cam(
             raise ValueError(f"{type(layer).__name__} puts out {tuple(maps.shape)}, no maps.")
         kept.append(maps if maps.requires_grad else maps.detach().requires_grad_())
         copy = kept[-1].clone()  # an activation in place changes the copy alone
-        return copy if isinstance(output, torch.Tensor) else type(output)([copy, *output[1:]])
+        if isinstance(output, torch.Tensor):
+            return copy
+        # A named tuple takes its parts one by one.
+        parts = [copy, *output[1:]]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
 
     with torch.inference_mode(False), torch.enable_grad(), listening(layer, model, keep):
         logits = first_of(model(x.clone()), model)
-        chosen = logits.gather(1, classes.clone()[:, None].to(logits.device)).sum()
+        classes = torch.as_tensor(classes).clone().to(logits.device)
+        if len(classes) != len(x) or not 0 <= classes.min() <= classes.max() < logits.shape[1]:
+            raise ValueError(
+                f"classes={classes.tolist()}; expected one from 0 to {logits.shape[1] - 1} for "
+                f"each of the {len(x)} images."
+            )
+        chosen = logits.gather(1, classes[:, None]).sum()
         if not kept or not chosen.requires_grad:
             raise ValueError(f"The logits do not depend on this {type(layer).__name__}.")
         gradients = torch.autograd.grad(chosen, kept, allow_unused=True)
