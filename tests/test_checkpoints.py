@@ -227,7 +227,7 @@ def other(change: str, digits):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("lr", r"lr was '0\.003', is '0\.1'"),
+        ("lr", r"lr was 0\.003, is 0\.1"),
         ("network", "network was"),
         ("labels", "images was"),
         ("images", "images was"),
