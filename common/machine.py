@@ -37,9 +37,8 @@ def gpu_works() -> bool:
     """
     if not torch.cuda.is_available():
         return False
-    own = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's
-    if own < torch.cuda.device_count():
-        torch.cuda.set_device(own)
+    if "LOCAL_RANK" in os.environ:  # torchrun's; `ddp.joined` says where there are too few GPUs
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
         torch.ones(1, device="cuda") + 1
     except RuntimeError as error:

@@ -548,6 +548,22 @@ def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
     assert "no kernel image is available" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("rank", "expected"), [("0", [0]), ("1", [1]), ("2", [0]), (None, [])])
+def test_each_process_uses_its_own_gpu_from_the_first_tensor_on(monkeypatch, rank, expected):
+    chosen, before = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: before.extend(chosen) or 1)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    machine.gpu_works.cache_clear()
+    assert machine.gpu_works()
+    machine.gpu_works.cache_clear()
+    assert before == chosen == expected
+
+
 # -------------------------------------------------------------------------- no waiting in the loop
 
 
