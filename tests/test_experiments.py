@@ -79,6 +79,11 @@ def test_settings_the_reports_print():
     for config in a:
         assert (config.optimizer, config.lr, config.weight_decay) == ("adam", 1e-4, 1e-3)
         assert (config.batch_size, config.patience, config.epochs) == (64, 3, 5)
+    for plan in table_of("report-b"):
+        config = plan.config
+        assert (config.optimizer, config.lr, config.batch_size) == ("adam", 1e-3, 128)
+        assert (config.weight_decay, config.schedule, config.epochs) == (0, "constant", 5)
+    assert {plan.config.lr for plan in table_of("report-c")} == {0.001, 0.05}
     for plan in table_of("report-d"):
         config = plan.config
         assert (config.optimizer, config.lr, config.seed) == ("adamw", 1e-3, 42)

@@ -198,6 +198,11 @@ def test_class_folder_layout_errors(pets: Path):
     refused(pets / "test", FileNotFoundError, f"{pets}/test has no class folders")
 
 
+def test_test_pictures_without_training_pictures_are_refused(pets: Path):
+    shutil.rmtree(pets / "train")
+    refused(pets, FileNotFoundError, f"{pets}/train is missing", "{train,test}/<class>/")
+
+
 def test_pictures_that_lie_loose(tmp_path: Path):
     write_image(tmp_path / "0.png", flat(0, 0, 0))
     refused(tmp_path, FileNotFoundError, f"{tmp_path} has no class folders", "<class>/")
