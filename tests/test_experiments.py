@@ -88,6 +88,8 @@ def test_settings_the_reports_print():
         config = plan.config
         assert (config.optimizer, config.lr, config.seed) == ("adamw", 1e-3, 42)
         assert (config.batch_size, config.weight_decay) == (128, 0.01)  # AdamW's own decay
+        if not plan.label:
+            assert config.image_size == (28 if plan.network == "lenet5" else 56)
     for plan in table_of("report-c"):
         assert plan.config.optimizer == "adam" or plan.config.momentum == 0.9
         assert not plan.config.nesterov

@@ -357,6 +357,7 @@ def test_arguments_of_another_kind_are_refused(digits, wrong, words):
     [
         (torch.tensor([0.0, 1.0]), "labels are torch.float32; expected int64"),
         (torch.tensor([-1, 0]), "expected class numbers from 0 up"),
+        (torch.tensor([3, 12]), r"from 3 to 12, the net knows .* 0 to 9\. .*num_classes=13"),
     ],
 )
 def test_labels_that_are_no_class_numbers(labels, words):
