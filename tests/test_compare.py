@@ -114,6 +114,14 @@ def test_the_error_is_that_of_the_images_judged_and_seconds_are_of_the_median_ep
     assert frame.seconds["whole"] == 3
 
 
+def test_the_peak_is_in_megabytes_and_the_settings_compare_whatever_their_order(record):
+    runs = [like(record, peak_memory_bytes=3_000_000), like(record, 1, peak_memory_bytes=None)]
+    runs[1].config = dict(reversed(runs[1].config.items()))
+    (row,) = compare.grouped(runs).itertuples()
+    assert row.peak_MB == 3
+    assert row.n == 2
+
+
 def test_a_run_on_few_images_has_a_larger_error(record):
     """Whether a sample's or one's own: it is that of the images that judged it."""
     few = like(record, test_accuracy=0.5, test_images=100)

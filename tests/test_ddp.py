@@ -201,3 +201,13 @@ def test_commands_that_cannot_be_shared_say_so():
 def test_too_few_images_for_the_processes():
     with pytest.raises(ValueError, match="1 images a batch cannot be shared by 2 processes"):
         data.Batches(data.load("digits"), "train", 1, share=(0, 2))
+
+
+def test_more_processes_than_gpus_are_refused_with_the_number_to_start(monkeypatch):
+    monkeypatch.setattr(machine, "gpu_works", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=r"process 2 .* has no GPU: there are 1.*nproc-per-node=1"):
+        with ddp.joined():
+            pass
