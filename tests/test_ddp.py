@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from common import data, machine, zoo
+from common import data, ddp, machine, zoo
 from common.checkpoints import read_checked
 from common.config import Config
 from common.train import fit
@@ -17,7 +17,7 @@ from common.train import fit
 TRAINING = """
 import pathlib
 import torch
-from common import data, ddp, zoo
+from common import ddp, data, ddp, zoo
 from common.checkpoints import read_checked
 from common.config import Config
 from common.train import fit
@@ -208,6 +208,6 @@ def test_more_processes_than_gpus_are_refused_with_the_number_to_start(monkeypat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ValueError, match=r"process 2 .* has no GPU: there are 1.*nproc-per-node=1"):
-        with ddp.joined():
-            pass
+    words = r"process 2 .* has no GPU: there are 1.*nproc-per-node=1"
+    with pytest.raises(ValueError, match=words), ddp.joined():
+        pass
