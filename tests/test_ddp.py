@@ -17,7 +17,7 @@ from common.train import fit
 TRAINING = """
 import pathlib
 import torch
-from common import ddp, data, ddp, zoo
+from common import data, ddp, zoo
 from common.checkpoints import read_checked
 from common.config import Config
 from common.train import fit
