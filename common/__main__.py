@@ -109,11 +109,10 @@ def train_network(
     with ddp.joined():
         with ddp.first_alone():  # the others find what it downloads
             images = data.load(dataset, strict=strict)
-        run, test = perform.train_and_judge(build, images, config, "command line", show=not json)
+        run, record = perform.train_and_judge(build, images, config, "command line", show=not json)
         if ddp.rank() > 0:
             return 0
-        record = test and records.of(run, test, "command line")  # says how many processes
-    if test is None:
+    if record is None:
         print(" ".join(run.notes) or "Stopped: the same words again go on.", file=sys.stderr)
         return 1
     if json:
@@ -122,7 +121,7 @@ def train_network(
     else:
         print(run.frame().to_string(float_format="{:.4f}".format))
         kept = records.weights_file(record)
-        print(f"\ntest accuracy {test.accuracy:.2%}; recorded in {machine.runs_folder()}")
+        print(f"\ntest accuracy {record.test_accuracy:.2%}; recorded in {machine.runs_folder()}")
         print(f"weights: {kept}")
     return 0
 

@@ -121,9 +121,8 @@ def findings(
             "high and the gradients small. Let the net return logits, without softmax."
         ]
     guessing = entropy(labels)
-    nothing_to_tell = guessing == 0  # labels of one class
-    if len(losses) < ENOUGH or nothing_to_tell or not is_stuck(losses, guessing):
-        return []
+    if len(losses) < ENOUGH or guessing == 0 or not is_stuck(losses, guessing):
+        return []  # 0: labels of one class
     n = int(labels.max()) + 1
     stuck = (
         f"The loss is {recent(losses):.3f}, and guessing among {n} classes by their frequency "

@@ -186,11 +186,8 @@ def read_checked(path: Path) -> dict:
 
 def put_aside(path: Path) -> Path:
     """Give a file another name, one that is free: it may be somebody's own."""
-    for number in itertools.count(1):
-        aside = path.with_name(f"{path.name}.damaged{number}")
-        if not aside.exists():
-            return path.rename(aside)
-    raise AssertionError  # it counts on for ever
+    names = (path.with_name(f"{path.name}.damaged{n}") for n in itertools.count(1))
+    return path.rename(next(name for name in names if not name.exists()))
 
 
 # ----------------------------------------------------------------------- what a training is of

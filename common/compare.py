@@ -88,14 +88,13 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             "seconds": statistics.median(row["seconds"] for row in run.history["epochs"]),
             "images_per_s": run.images_per_s,
             "peak_MB": (run.peak_memory_bytes or math.nan) / 1e6,
-            "stand_in": run.stand_in,
             "judged_on": run.judged_on,
         }
         for run in runs
     ]
     if not rows:
         columns = [*GROUP, "name", "epochs", "mult_adds", "accuracy", "spread", "n", "validation"]
-        columns += ["seconds", "images_per_s", "peak_MB", "stand_in", "judged_on", "error"]
+        columns += ["seconds", "images_per_s", "peak_MB", "judged_on", "error"]
         return pd.DataFrame(columns=columns)
     frame = (
         pd.DataFrame(rows)
@@ -111,7 +110,6 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             seconds=("seconds", "median"),  # of training, an epoch: a disturbed one tells nothing
             images_per_s=("images_per_s", "mean"),
             peak_MB=("peak_MB", "max"),
-            stand_in=("stand_in", "first"),
             judged_on=("judged_on", "min"),
         )
         .reset_index()
@@ -157,10 +155,8 @@ def alone() -> pd.DataFrame:
 
     Measured by `python -m tools.bench --photos-alone --save`.
     """
-    files = sorted((records.RESULTS / "bench").glob("photos-*.json"))
-    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
     columns: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in records.read_rows("photos"):
         columns.setdefault(f"{EPOCH_ON}{row['device']}", {})[row["name"]] = row["epoch_s"]
     return pd.DataFrame(columns)
 

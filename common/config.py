@@ -13,6 +13,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup", "multistep")
 WARMUP = 0.2  # share of the training in which "warmup" raises the learning rate
 NUMBERS = ("lr", "momentum", "weight_decay", "label_smoothing", "validation")
+MOST_PIXELS = 4096  # a side
 WHOLE = ("epochs", "seed", "image_size", "train_images", "patience")
 
 
@@ -86,7 +87,7 @@ class Config:
                 raise ValueError(f"{name}={value!r}; expected a whole number.")
         if not isinstance(self.nesterov, bool):
             raise ValueError(f"nesterov={self.nesterov!r}; expected True or False.")
-        size = self.image_size
+        size, pixels = self.image_size, f"1 to {MOST_PIXELS:,} pixels, or None"
         for name, fits, expected in (
             ("epochs", self.epochs is not None and 1 <= self.epochs <= 10_000, "1 to 10,000"),
             ("lr", 0 < self.lr < math.inf, "a number above 0, such as 1e-3"),
@@ -95,7 +96,7 @@ class Config:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("patience", self.patience is None or self.patience >= 1, "1 or more, or None"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 or more and less than 1"),
-            ("image_size", size is None or 1 <= size <= 4096, "1 to 4,096 pixels, or None"),
+            ("image_size", size is None or 1 <= size <= MOST_PIXELS, pixels),
             ("train_images", self.train_images is None or self.train_images >= 1, "1 or more"),
             ("validation", 0 < self.validation < 1, "a share above 0 and below 1"),
             ("seed", self.seed is not None and 0 <= self.seed < 2**43, "0 to less than 2**43"),

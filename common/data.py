@@ -13,11 +13,9 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from common import machine, sources
-from common.config import AUGMENTATIONS, whole
+from common.config import AUGMENTATIONS, MOST_PIXELS, whole
 from common.machine import unknown
 from common.sources import pictures
-
-MOST_PIXELS = 4096  # a side
 
 Indices = torch.Tensor | np.ndarray | Sequence[int]
 

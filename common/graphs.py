@@ -96,12 +96,12 @@ def repeats(model: nn.Module, x: torch.Tensor) -> bool:
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()):
         return False
     before = state_of_python(model)
-    reads = torch.cuda.get_sync_debug_mode()
+    mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
         model(x)
     finally:
-        torch.cuda.set_sync_debug_mode(reads)
+        torch.cuda.set_sync_debug_mode(mode)
     return state_of_python(model) == before
 
 

@@ -10,8 +10,9 @@ from common import ddp, machine, records, zoo
 from common.config import Config
 from common.data import ImageSet, load
 from common.experiments import Plan, is_of, plans
+from common.records import Record
 from common.run import Run
-from common.train import Evaluation, fit
+from common.train import fit
 
 
 def train_and_judge(
@@ -23,11 +24,11 @@ def train_and_judge(
     *,
     test: bool = True,
     show: bool = True,
-) -> tuple[Run, Evaluation | None]:
+) -> tuple[Run, Record | None]:
     """Train a network from its seed, judge it on the test images, keep record and weights.
 
     Stopped and called again, it goes on after the last whole epoch. `build` makes the network.
-    Returns the run, and its evaluation where there is one.
+    Returns the run, and its record where it was judged.
     """
     torch.manual_seed(config.seed)
     run = fit(build(), data, config, show=show, checkpoint=True)
@@ -37,9 +38,9 @@ def train_and_judge(
         records.save(records.of(run, None, experiment, label))
         run.checkpoint.remove()
         return run, None
-    result = records.judge(run, experiment, label)
-    records.keep_weights(run, records.of(run, result, experiment, label))
-    return run, result
+    _, record = records.judged(run, experiment, label)
+    records.keep_weights(run, record)
+    return run, record
 
 
 def perform(
@@ -70,7 +71,7 @@ def perform(
         outlook = forecast([work_of(*pair) for pair in left[i:]], done, seconds)
         say(f"[{i + 1}/{len(left)}] {plan.name}, seed {plan.config.seed}; {outlook}")
         try:
-            run, result = train_and_judge(
+            run, record = train_and_judge(
                 functools.partial(plan.build, data.shape[0], len(data.classes)),
                 data,
                 plan.config,
@@ -85,7 +86,9 @@ def perform(
         if not run.ended:
             raise KeyboardInterrupt
         done, seconds = done + work_of(plan, data), seconds + run.train_seconds
-        what = f"test accuracy {result.accuracy:.2%}" if result else "judged by validation alone"
+        what = (
+            f"test accuracy {record.test_accuracy:.2%}" if record else "judged by validation alone"
+        )
         say(f"{what} after {len(run.epochs)} epochs in {run.train_seconds:.0f} s of training")
         yield run
     if failed:

@@ -115,16 +115,22 @@ def judge(run: Run, experiment: str, label: str = "") -> Evaluation:
 
     `experiment` and `label` name the run. Raises ValueError for a training that was stopped.
     """
+    return judged(run, experiment, label)[0]
+
+
+def judged(run: Run, experiment: str, label: str = "") -> tuple[Evaluation, Record]:
+    """What `judge` does, for those who need the record as well."""
     if run.ended not in ("done", "early") or not run.best_epoch:
         why = " ".join(run.notes) or "it was stopped before its last epoch"
         raise ValueError(f"Only a finished training is judged: {why}. Train it to its end.")
     config = run.config
     batches = Batches(run.data, "test", config.evaluation_batch, size=config.image_size)
     test = evaluate(run.model, batches, run.precision)
-    save(of(run, test, experiment, label))
+    record = of(run, test, experiment, label)
+    save(record)
     if run.checkpoint is not None:
         run.checkpoint.remove()
-    return test
+    return test, record
 
 
 def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> Record:
@@ -231,8 +237,6 @@ def save(record: Record, folder: Path | None = None) -> Path:
     folder = folder or machine.runs_folder() / "records"
     path = folder / record.file_name()
     values = {name: without_nan(getattr(record, name)) for name in FIELDS}
-    if values["test_images"] is None:  # as the older records are
-        del values["test_images"]
     lines = ",\n".join(
         f" {json.dumps(name)}: {json.dumps(value)}" for name, value in values.items()
     )
@@ -381,6 +385,12 @@ def read_all(*, yours: bool = True) -> tuple[list[Record], list[str]]:
                 record.origin = origin
                 found.append(record)
     return found, problems
+
+
+def read_rows(kind: str) -> list[dict]:
+    """All rows of this kind that `tools.bench` wrote to results/bench/, on whatever machine."""
+    files = sorted((RESULTS / "bench").glob(f"{kind}-*.json"))
+    return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def publish(*, since: float = 0.0, experiment: str | None = None) -> list[str]:

@@ -138,11 +138,11 @@ def test_saved_rows_come_back(tmp_path):
     bench.save_rows(rows, "speed")
     (file,) = (tmp_path / "bench").glob("*.json")
     assert file.name == "speed-some-cpu-2-threads.json"
-    (row,) = bench.read_rows("speed")
+    (row,) = records.read_rows("speed")
     assert set(row) == {*rows[0], "versions", "commit"}
     bench.save_rows([row | {"name": "b"}, row | {"ratio": 3.0}], "speed")
-    assert [(r["name"], r["ratio"]) for r in bench.read_rows("speed")] == [("a", 3.0), ("b", 2.0)]
-    assert bench.read_rows("scaling") == []
+    assert [(r["name"], r["ratio"]) for r in records.read_rows("speed")] == [("a", 3.0), ("b", 2.0)]
+    assert records.read_rows("scaling") == []
 
 
 def test_save_is_for_the_whole_benchmark():
@@ -191,3 +191,9 @@ def test_a_class_that_fails_says_why():
     assert "Unknown notebook 'nosuch'" in found
     with pytest.raises(ValueError, match="kernels=0"):
         classroom.run_together(["99"], kernels=0)
+
+
+@pytest.mark.parametrize("other", [{"only": ("lenet5",)}, {"precision": "fp32"}])
+def test_what_photos_alone_would_ignore_is_refused(other):
+    with pytest.raises(ValueError, match="leave out the others"):
+        bench.main(photos_alone=True, **other)

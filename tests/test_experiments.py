@@ -116,7 +116,7 @@ def test_photographs_are_not_enlarged_and_cost_at_most_40_million_mult_adds():
         assert row.mult_adds <= 40e6
 
 
-def test_each_rate_is_the_best_of_three_on_validation_images(monkeypatch):
+def test_each_rate_is_the_best_of_those_tried_on_validation_images(monkeypatch):
     """The rate in a notebook's row is the one that its recorded short trainings favour."""
     monkeypatch.setattr(records, "RESULTS", machine.HOME / "results")
     found = [r for r in records.read_all(yours=False)[0] if r.experiment == "cifar10-rates"]
@@ -242,7 +242,7 @@ def test_a_run_stopped_before_it_is_judged_goes_on_there(monkeypatch, capsys):
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "judge", stop)
+        patch.setattr(records, "judged", stop)
         with pytest.raises(Stop):
             performed()
     folder: Path = machine.runs_folder() / "checkpoints"

@@ -305,12 +305,10 @@ def loaders(
     return rows
 
 
-def photos(
-    seconds: float = SECONDS, rounds: int = ROUNDS, experiment: str = "cifar10"
-) -> list[dict]:
-    """Rows for the networks of an experiment, each training alone: seconds of one of its epochs."""
+def photos(seconds: float = SECONDS, rounds: int = ROUNDS) -> list[dict]:
+    """Rows for the networks of `cifar10`, each training alone: seconds of one of its epochs."""
     rows = []
-    for plan in experiments.plans(experiment, "full"):
+    for plan in experiments.plans("cifar10", "full"):
         data, config = load(plan.dataset), plan.config
         some = replace(config, train_images=10 * config.batch_size)
         steps = our_training(plan.build(data.shape[0], len(data.classes)), data, some)
@@ -388,12 +386,6 @@ def identify(row: dict) -> tuple:
     return tuple(row.get(key) for key in keys)
 
 
-def read_rows(kind: str) -> list[dict]:
-    """All rows that `save_rows` wrote of this kind, on whatever machine."""
-    files = sorted((records.RESULTS / "bench").glob(f"{kind}-*.json"))
-    return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
-
-
 def as_json(rows: list[dict]) -> str:
     """The rows as JSON."""
     return json.dumps(rows, indent=1)
@@ -427,15 +419,17 @@ def main(
     short = {"seconds": 0.5, "rounds": 2} if quick else {}
     small = {"most": 32} if quick else {}
     if photos_alone:
-        rows = photos(**short)
+        if only or precision != "auto":
+            raise ValueError(
+                "--photos-alone has its own networks and format: leave out the others."
+            )
+        kind, rows = "photos", photos(**short)
     else:
-        rows = networks(list(only), precision=precision, **short, **small)
-    if not (only or photos_alone):
-        rows += loaders(**short)
-    if not (only or photos_alone or quick):
-        rows += starting()
+        kind, rows = "speed", networks(list(only), precision=precision, **short, **small)
+        rows += [] if only else loaders(**short)
+        rows += [] if only or quick else starting()
     if save:
-        save_rows(rows, "photos" if photos_alone else "speed")
+        save_rows(rows, kind)
     print(as_json(rows) if json else as_text(rows))
     return 0
 

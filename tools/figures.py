@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 
 from common import compare, experiments, look, machine, predict, records, weights, zoo
-from tools import bench, scaling
+from tools import scaling
 
 # What stands between such marks in a text is written here.
 MARKS = "<!-- {}: written by `make figures` -->\n", "<!-- end of {} -->"
@@ -44,7 +44,7 @@ def everything() -> dict[str, str]:
         title = "CIFAR-10 (JPEG copy), one recipe: accuracy against "
         for cost, label in (("params", "parameters"), ("mult_adds", "mult-adds for one image")):
             drawings[f"accuracy_{cost}"] = scatter(board, cost, label, title + label)
-    if measured := [row for row in bench.read_rows("speed") if row["name"] != "start"]:
+    if measured := [row for row in records.read_rows("speed") if row["name"] != "start"]:
         drawings["speed"] = speed([r for r in measured if r["device"] == measured[0]["device"]])
     return drawings
 
@@ -139,7 +139,7 @@ def documents() -> dict[str, str]:
     tables = {
         "board": compare.markdown_board(compare.leaderboard(runs)),
         "results": compare.markdown(compare.grouped(runs)) + "\n" + experiments_table(runs),
-        "scaling": scaling.scaling_markdown(bench.read_rows("scaling")),
+        "scaling": scaling.scaling_markdown(records.read_rows("scaling")),
     }
     written = {}
     for path, name in TEXTS.items():
