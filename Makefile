@@ -14,7 +14,7 @@ run: .venv/ready        ## execute the course, in order, in the profile that fit
 test: .venv/ready       ## unit tests, and every notebook in the smoke profile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile
 
-test-slow: .venv/ready  ## what needs minutes by its nature: kills at random moments, hostile answers
+test-slow: .venv/ready  ## what needs minutes by its nature: kills, random input, a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2
 
 lint: .venv/ready       ## the fast checks

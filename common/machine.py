@@ -102,6 +102,21 @@ def precision(wanted: str = "auto", kind: str | None = None) -> str:
     return available[0]
 
 
+def memory_format(model: "torch.nn.Module") -> "torch.memory_format":
+    """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow.
+
+    Not where a 1 x 1 convolution strides over fewer than 8 channels: there, PyTorch 2.14 writes
+    past its memory on a CPU without bf16.
+    """
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    unsafe = any(
+        m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels // m.groups < 8
+        for m in layers
+    )
+    wide = max((m.out_channels for m in layers), default=0) >= 32
+    return torch.channels_last if wide and not unsafe else torch.contiguous_format
+
+
 @contextlib.contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """Convolutions and matrix products inside compute in `precision`: "fp32", "bf16" or "fp16"."""

@@ -106,7 +106,7 @@ class Training:
         self.batches, self.held_out = split_batches(data, config)  # the test images stay untouched
         device = self.batches.device
         with advice.memory_explained(self.batches.batch_size, device.type):
-            model.to(device, memory_format=memory_format(model))
+            model.to(device, memory_format=machine.memory_format(model))
             check_outputs(model, self.batches, len(data.classes))
             self.best_weights = copy.deepcopy(model.state_dict())
         # The model itself, unless torchrun started several processes or there is a GPU.
@@ -326,18 +326,3 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         )
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(model.parameters(), **shared)
-
-
-def memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow.
-
-    Not where a 1 x 1 convolution strides over fewer than 8 channels: there, PyTorch 2.14 writes
-    past its memory on a CPU without bf16.
-    """
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    unsafe = any(
-        m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels // m.groups < 8
-        for m in layers
-    )
-    wide = max((m.out_channels for m in layers), default=0) >= 32
-    return torch.channels_last if wide and not unsafe else torch.contiguous_format

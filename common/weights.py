@@ -65,7 +65,7 @@ def from_file(path: Path) -> nn.Module:
     model = zoo.build(about["network"], about["channels"], len(about["classes"]), **options)
     load_into(model, path)
     model.about = about
-    return model.eval()
+    return model.eval().to(memory_format=machine.memory_format(model))
 
 
 def metadata(path: Path) -> dict:

@@ -178,6 +178,7 @@ def test_scaling_needs_torchrun():
 # ---------------------------------------------------------------------------------- classroom
 
 
+@pytest.mark.slow  # it executes a notebook once more
 def test_a_class_runs_to_the_end(monkeypatch):
     monkeypatch.setenv("CNN_PROFILE", "smoke")
     found = classroom.run_together(["99"], kernels=1)

@@ -169,6 +169,7 @@ def run_all_cells(page: playwright.Page, address: str, path: str) -> tuple[list[
     return page.evaluate(CELLS), page.evaluate("() => ({...window.seen, end: window.finished})")
 
 
+@pytest.mark.slow  # it executes a notebook once more
 def test_lenet_runs_to_the_end_in_jupyterlab(tmp_path: Path):
     program = chromium()
     course = copy_course(tmp_path / "course")

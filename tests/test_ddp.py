@@ -1,41 +1,85 @@
-"""Several processes train as one: with torchrun and Gloo, as a user starts them."""
+"""Several processes train as one: with Gloo, and by torchrun where the start is in question."""
 
+import itertools
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from common import data, ddp, machine, zoo
+from common.__main__ import main
 from common.checkpoints import read_checked
 from common.config import Config
 from common.train import fit
-
-TRAINING = """
-import pathlib
-import torch
-from common import data, ddp, zoo
-from common.checkpoints import read_checked
-from common.config import Config
-from common.train import fit
-
-with ddp.joined():
-    torch.manual_seed(7 + ddp.rank())  # the first process's weights count
-    model = zoo.build({network!r})
-    {fault}
-    file = pathlib.Path({folder!r}, "run.checkpoint")
-    history = fit(model, data.load("digits"), Config(**{config}), show=False, checkpoint=file)
-    assert ddp.ranks() == 2
-    torch.save([model.state_dict(), history.epochs], f"{{file.parent}}/{{ddp.rank()}}.pt")
-"""
 
 CONFIG = {
     "epochs": 2, "batch_size": 50, "image_size": 28, "train_images": 330, "optimizer": "sgd",
     "lr": 0.05, "precision": "fp32", "augment": ("crop",),
 }  # fmt: skip
+
+# Processes that find PyTorch imported already: by torchrun, each test would wait for it anew.
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["common.train", "common.zoo", "torchvision"])
+
+
+def luckless(at: int, model: nn.Module) -> None:
+    """Let the second process fail in its forward pass number `at`."""
+    calls = itertools.count(1)
+
+    def fail(*_) -> None:
+        if ddp.rank() == 1 and next(calls) == at:
+            raise LookupError("the second process is out of luck")
+
+    model.register_forward_pre_hook(fail)
+
+
+def one_of_two(rank: int, port: int, folder: Path, network: str, fails_at: int, config: dict):
+    """A process such as torchrun starts; what it ends with lies in `folder`, or why it failed."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"CNN_RUNS": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+    torch.set_num_threads(1)
+    try:
+        with ddp.joined():
+            torch.manual_seed(7 + rank)  # the first process's weights count
+            model = zoo.build(network)
+            if fails_at:
+                luckless(fails_at, model)
+            file, digits = folder / "run.checkpoint", data.load("digits")
+            run = fit(model, digits, Config(**config), show=False, checkpoint=file)
+            assert ddp.ranks() == 2
+            torch.save([model.state_dict(), run.epochs], folder / f"{rank}.pt")
+    except Exception as error:
+        (folder / f"{rank}.error").write_text(repr(error))
+        os._exit(1)  # at once, as a process does that torchrun ends
+
+
+def two(folder: Path, network: str, fails_at: int = 0, **settings) -> bool:
+    """Whether two processes train to their end."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    told = (port, folder, network, fails_at, CONFIG | settings)
+    both = [forks.Process(target=one_of_two, args=(rank, *told)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        process.kill()
+    return [process.exitcode for process in both] == [0, 0]
+
+
+def said(folder: Path) -> str:
+    """Why processes failed."""
+    return " ".join(path.read_text() for path in folder.glob("*.error"))
 
 
 def torchrun(*arguments: str, env: dict | None = None) -> subprocess.CompletedProcess:
@@ -52,21 +96,11 @@ def torchrun(*arguments: str, env: dict | None = None) -> subprocess.CompletedPr
     )
 
 
-def script(tmp_path, network: str, fault: str = "", **settings) -> str:
-    path = tmp_path / "training.py"
-    config = CONFIG | settings
-    path.write_text(
-        TRAINING.format(network=network, config=config, folder=str(tmp_path), fault=fault)
-    )
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What two processes end with: (weights, epochs) of each."""
     folder = tmp_path_factory.mktemp("whole")
-    run = torchrun(script(folder, "lenet5"))
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert two(folder, "lenet5"), said(folder)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -92,8 +126,7 @@ def test_two_processes_give_the_weights_of_one(whole):
 def test_an_uneven_last_batch_counts_each_image_once(tmp_path):
     """One epoch of a batch of 50 and one of 17: one process has 9 of them, the other 8."""
     settings = {"train_images": 67, "epochs": 1}
-    run = torchrun(script(tmp_path, "lenet5", **settings))
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert two(tmp_path, "lenet5", **settings), said(tmp_path)
     together, _ = torch.load(tmp_path / "0.pt")
     torch.manual_seed(7)
     alone = zoo.build("lenet5")
@@ -103,43 +136,44 @@ def test_an_uneven_last_batch_counts_each_image_once(tmp_path):
 
 
 def test_running_statistics_are_the_same_everywhere(tmp_path):
-    run = torchrun(script(tmp_path, "lenet5_bn", image_size=32, epochs=1))
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert two(tmp_path, "lenet5_bn", image_size=32, epochs=1), said(tmp_path)
     weights = [torch.load(tmp_path / f"{rank}.pt")[0] for rank in (0, 1)]
     assert any("running_mean" in name for name in weights[0])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+FAILING = """
+import torch
+from common import ddp
+
+with ddp.joined():
+    if ddp.rank() == 1:
+        raise LookupError("the second process is out of luck")
+    ddp.total(torch.ones(1))
+    print("the first process goes on")
+"""
+
+
 def test_a_process_that_fails_ends_the_others(tmp_path):
-    fault = """
-    def fail(module, inputs, calls=[]):
-        calls.append(1)
-        if ddp.rank() == 1 and len(calls) == 3:
-            raise LookupError("the second process is out of luck")
-    model.register_forward_pre_hook(fail)
-    """
+    """By torchrun, whose work that is: the first process waits for the second one's gradients."""
+    program = tmp_path / "training.py"
+    program.write_text(FAILING)
     start = time.perf_counter()
-    run = torchrun(script(tmp_path, "lenet5", fault=fault))
+    run = torchrun(str(program))
     assert run.returncode != 0
     assert "LookupError: the second process is out of luck" in run.stderr
     assert time.perf_counter() - start < 60
-    assert not list(tmp_path.glob("*.pt"))
+    assert "goes on" not in run.stdout
 
 
 def test_goes_on_from_a_checkpoint_bit_for_bit(whole, tmp_path):
     """The second process fails in the second epoch; a second start goes on after the first."""
-    fault = """
-    def fail(module, inputs, calls=[]):
-        calls.append(1)
-        if ddp.rank() == 1 and module.training and sum(calls) > 12:
-            raise LookupError
-    model.register_forward_pre_hook(fail)
-    """
-    assert torchrun(script(tmp_path, "lenet5", fault=fault)).returncode != 0
+    # Two passes before the training, 7 batches an epoch, 2 of validation
+    assert not two(tmp_path, "lenet5", fails_at=2 + 7 + 2 + 3)
+    assert "out of luck" in said(tmp_path)
     saved = read_checked(tmp_path / "run.checkpoint")
     assert len(saved["history"]["epochs"]) == 1
-    run = torchrun(script(tmp_path, "lenet5"))
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert two(tmp_path, "lenet5"), said(tmp_path)
     (expected, _), (found, rows) = whole[1], torch.load(tmp_path / "1.pt")
     assert len(rows) == 2
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -187,15 +221,15 @@ def test_shares_make_up_each_batch(n, batch_size, ranks):
 
 
 def test_every_stage_has_two_images_for_each_process(tmp_path):
-    run = torchrun(script(tmp_path, "lenet5", batch_size=((1, 50), (1, 3))))
-    assert run.returncode != 0
-    assert "batch_size=3 for 2 processes; expected two images or more for each: 4" in run.stderr
+    assert not two(tmp_path, "lenet5", batch_size=((1, 50), (1, 3)))
+    words = "batch_size=3 for 2 processes; expected two images or more for each: 4"
+    assert said(tmp_path).count(words) == 2
 
 
-def test_commands_that_cannot_be_shared_say_so():
-    run = torchrun("-m", "common", "list")
-    assert run.returncode != 0
-    assert "torchrun works with train;" in run.stderr
+def test_commands_that_cannot_be_shared_say_so(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["list"]) == 2
+    assert "torchrun works with train;" in capsys.readouterr().err
 
 
 def test_too_few_images_for_the_processes():

@@ -347,6 +347,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
 
 
+@pytest.mark.slow  # each was executed already, with data
 @pytest.mark.parametrize("number", ["00", "01", "02", "05", "06", "07"])
 def test_runs_to_the_end_without_data_and_network(number: str, offline: None):
     (path,) = notebooks.paths([number])

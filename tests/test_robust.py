@@ -132,6 +132,7 @@ TRAINING = {
 }
 
 
+@pytest.mark.slow
 @robust
 @given(
     kind=rarely(st.sampled_from(BROKEN), st.sampled_from([k for k in NETS if k not in BROKEN])),
@@ -212,6 +213,7 @@ def places(node, path=()):
             yield from places(value, (*path, key))
 
 
+@pytest.mark.slow
 @robust
 @given(pick=st.integers(0, 10**6), changes=st.lists(st.tuples(st.integers(0, 10**6), values)))
 def test_records(tmp_path_factory, recorded, pick, changes):
@@ -310,6 +312,7 @@ def judged(draw, K: int) -> tuple[Evaluation, ImageSet]:
     )
 
 
+@pytest.mark.slow
 @robust
 @given(st.data())
 def test_pictures(drawn: list[tuple], data: st.DataObject):

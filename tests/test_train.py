@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common import config as settings_of
 from common import data, machine, train, zoo
 from common.config import Config
-from common.run import memory_format
 from common.train import Evaluation, evaluate, fit
 
 SIZE = 28
@@ -710,7 +709,7 @@ def test_depthwise_convolutions_train_in_fp32_beside_bf16():
     ],
 )
 def test_channels_last_where_it_pays_and_is_safe(net, expected):
-    assert memory_format(net) == expected
+    assert machine.memory_format(net) == expected
 
 
 def test_a_training_s_peak_does_not_count_what_came_before(digits, monkeypatch):

@@ -26,7 +26,7 @@ from torchvision import transforms
 from common import experiments, machine, probe, records, train, zoo
 from common.config import Config
 from common.data import Batches, ImageSet, load
-from common.run import Training, memory_format
+from common.run import Training
 
 ROUNDS = 5
 SECONDS = 3.0  # of each side in a round
@@ -118,7 +118,7 @@ def our_training(model: nn.Module, data: ImageSet, config: Config) -> Iterator[i
 
 def our_evaluation(model: nn.Module, batches: Batches, precision: str) -> Iterator[int]:
     """`evaluate`, on as many images as `our_training` takes at a time."""
-    model.to(machine.device(), memory_format=memory_format(model))
+    model.to(machine.device(), memory_format=machine.memory_format(model))
     while True:
         train.evaluate(model, batches, precision)
         yield len(batches.indices)

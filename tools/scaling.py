@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from common import ddp, machine, probe, records, zoo
 from common.config import Config
 from common.machine import autocast
-from common.run import make_optimizer, memory_format
+from common.run import make_optimizer
 from tools import bench
 
 STEPS = 5
@@ -58,7 +58,7 @@ def measure_scaling() -> list[dict]:
     for row in bench.measured(None, 128):
         name, size, batch_size = row["network"], row["image_size"], row["batch_size"]
         model = zoo.build(name, 1, 10, **row["options"]).train()
-        model.to(machine.device(), memory_format=memory_format(model))
+        model.to(machine.device(), memory_format=machine.memory_format(model))
         optimizer = make_optimizer(model, Config())
         share = batch_size // ddp.ranks()
         x = torch.randn(share, 1, size, size, device=machine.device())
