@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from common import exercises, machine
-from common.answers.alike import NotYet
-from common.answers.outcome import Untried
 from common.exercises import Exercise
+from common.exercises.answers.alike import NotYet
+from common.exercises.answers.outcome import Untried
 
 STATES = ("not tried yet", "not yet", "open", "right")
 COLOURS = {"right": "#009E73", "not yet": "#D55E00", "open": "#0072B2"}

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from common import check, machine
-from common.answers import alike, limit, wording
-from common.answers.alike import NotYet, must_be_same
 from common.check import state_of
 from common.exercises import catalogue, find
+from common.exercises.answers import alike, limit, wording
+from common.exercises.answers.alike import NotYet, must_be_same
 
 EXERCISES = catalogue()
 JUDGED = {name: e for name, e in EXERCISES.items() if not e.rubric}
@@ -162,7 +162,7 @@ def spins_and_swallows(*_):
 
 @pytest.mark.parametrize("endless", [sleeps, spins, spins_and_swallows])
 def test_an_endless_answer_is_stopped(endless, monkeypatch):
-    monkeypatch.setattr("common.answers.outcome.SECONDS", 0.3)
+    monkeypatch.setattr("common.exercises.answers.outcome.SECONDS", 0.3)
     start = time.monotonic()
     state, message = state_of(EXERCISES["lenet.output_size"], endless)
     assert state == "not yet"
@@ -171,7 +171,7 @@ def test_an_endless_answer_is_stopped(endless, monkeypatch):
 
 
 def test_a_thread_has_a_limit_too(monkeypatch):
-    monkeypatch.setattr("common.answers.outcome.SECONDS", 0.3)
+    monkeypatch.setattr("common.exercises.answers.outcome.SECONDS", 0.3)
     said = []
     exercise = EXERCISES["lenet.output_size"]
     thread = threading.Thread(target=lambda: said.append(state_of(exercise, spins)), daemon=True)

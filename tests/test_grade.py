@@ -39,10 +39,10 @@ HOSTILE = {
     "forking": "import os, time\nfor _ in range(50):\n    os.fork() or time.sleep(300)",
     "greedy": "a = [bytearray(10**9) for _ in range(100)]",
     "writing": "open('big', 'wb').write(bytes(10**9))",
-    "forging": "import common.check, common.answers.outcome, torch\n"
+    "forging": "import common.check, common.exercises.answers.outcome, torch\n"
     "common.check.state_of = lambda *_: ('right', '')\n"
     "common.check.verdict = lambda *_: ('right', '')\n"
-    "common.answers.outcome.must_agree = lambda *_: None\n"
+    "common.exercises.answers.outcome.must_agree = lambda *_: None\n"
     "torch.allclose = lambda *_, **__: True\n"
     'print(\'["lenet.convolve", "right", ""]\')',
     "calling_out": "import socket\nsocket.create_connection(('192.0.2.1', 80), timeout=300)",

@@ -28,9 +28,9 @@ import tempfile
 from pathlib import Path
 
 from common import check, exercises, machine
-from common.answers import alike, outcome, wording
-from common.answers.limit import limit
 from common.exercises import catalogue
+from common.exercises.answers import alike, outcome, wording
+from common.exercises.answers.limit import limit
 
 SECONDS, CELL_SECONDS = 120, 10  # for a submission, and for one of its cells
 MEGABYTES, FILE_MEGABYTES, PROCESSES = 8_000, 64, 64

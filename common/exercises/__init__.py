@@ -1,4 +1,7 @@
-"""What an exercise is, and where to find them: one module a notebook, each with its `EXERCISES`."""
+"""What an exercise is, and where to find them: one module a notebook, each with its `EXERCISES`.
+
+How an answer is run and compared with the solution stands in `answers`.
+"""
 
 import functools
 import importlib
@@ -9,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from common.answers.alike import Case, NotYet
-from common.answers.outcome import Outcome, Untried, agrees, guarded, must_agree, run
-from common.answers.wording import described, names_of
+from common.exercises.answers.alike import Case, NotYet
+from common.exercises.answers.outcome import Outcome, Untried, agrees, guarded, must_agree, run
+from common.exercises.answers.wording import described, names_of
 from common.machine import unknown
 
 
@@ -138,9 +141,10 @@ def measured(experiment: Callable[[], float]) -> float:
 def catalogue() -> dict[str, Exercise]:
     """Every exercise by "notebook.name", such as "lenet.output_size"."""
     found = {}
-    for module_info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{module_info.name}")
-        found |= {f"{module_info.name}.{e.name}": e for e in module.EXERCISES}
+    for _, notebook, package in pkgutil.iter_modules(__path__):
+        if not package:
+            module = importlib.import_module(f"{__name__}.{notebook}")
+            found |= {f"{notebook}.{e.name}": e for e in module.EXERCISES}
     return found
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from common.answers.alike import Case
 from common.exercises import Exercise
+from common.exercises.answers.alike import Case
 
 
 def mean_and_spread(accuracies):

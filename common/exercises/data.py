@@ -4,8 +4,8 @@ import itertools
 
 import torch
 
-from common.answers.alike import Case
 from common.exercises import Exercise
+from common.exercises.answers.alike import Case
 
 
 def class_counts(labels, classes):

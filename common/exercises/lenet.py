@@ -5,9 +5,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 from common import data
-from common.answers.alike import Case
 from common.config import Config
 from common.exercises import Exercise
+from common.exercises.answers.alike import Case
 from common.train import fit
 from common.zoo.lenet import LeNet5, LeNet5BN
 

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from common import data, probe
-from common.answers.alike import Case
 from common.config import Config
 from common.exercises import Exercise
+from common.exercises.answers.alike import Case
 from common.train import fit
 from common.zoo.mobilenet import MobileNet, OrdinaryConvolution
 

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from common import data
-from common.answers.alike import Case
 from common.config import Config
 from common.exercises import Exercise
+from common.exercises.answers.alike import Case
 from common.train import fit
 from common.zoo.nin import NiNCifar
 

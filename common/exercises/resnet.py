@@ -5,9 +5,9 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
 from common import data
-from common.answers.alike import Case
 from common.config import Config
 from common.exercises import Exercise
+from common.exercises.answers.alike import Case
 from common.train import fit
 from common.zoo.resnet import ResidualBlock, ResNet
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.answers.limit import TooSlow
+from common.exercises.answers.limit import TooSlow
 
 
 def brief(value: Any) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.answers.limit import SECONDS, TooSlow, limit
-from common.answers.wording import brief, few, shown, size, words
+from common.exercises.answers.limit import SECONDS, TooSlow, limit
+from common.exercises.answers.wording import brief, few, shown, size, words
 
 ADVICE = "use torch's functions, and no numpy, .item(), detach or no_grad"
 

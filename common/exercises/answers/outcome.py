@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.answers.alike import ADVICE, Case, NotYet, close, must_be_same, or_zero, weighted
-from common.answers.limit import SECONDS, TooSlow, limit
-from common.answers.wording import names_of, told
+from common.exercises.answers.alike import (
+    ADVICE,
+    Case,
+    NotYet,
+    close,
+    must_be_same,
+    or_zero,
+    weighted,
+)
+from common.exercises.answers.limit import SECONDS, TooSlow, limit
+from common.exercises.answers.wording import names_of, told
 
 NOTHING = "Your function returns nothing (None): end it with a `return`."
 
