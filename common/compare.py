@@ -1,7 +1,6 @@
 """The comparison: pandas tables of all runs at hand, of one experiment, and beside the reports."""
 
 import functools
-import html
 import json
 import math
 import statistics
@@ -296,36 +295,3 @@ def text(frame: pd.DataFrame) -> str:
     columns = ["name", "dataset", "source", "experiment", "profile", "origin", "image_size"]
     columns += ["train_images", "epochs", "params", "validation", "accuracy", "spread", "n"]
     return frame[[*columns, "seconds"]].round(2).to_string(index=False, na_rep="-")
-
-
-def table_row(*cells: object) -> str:
-    """A row of a Markdown table; what stands in a cell makes no HTML and no further column."""
-    told = (html.escape(str(cell), quote=False).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(told)} |"
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Rows of `grouped` as a Markdown table."""
-    heads = ["network", "data set", "source", "image", "training images", "epochs", "parameters"]
-    heads += ["mult-adds", "test accuracy (%)", "s an epoch", "machine"]
-    lines = [table_row(*heads), "|---" * len(heads) + "|"]
-    for row in frame.itertuples():
-        spread = f" ± {row.spread:.2f} (n = {row.n})" if row.n > 1 else ""
-        accuracy = "validation only" if math.isnan(row.accuracy) else f"{row.accuracy:.2f}{spread}"
-        cells = [row.name, row.dataset, row.source, row.image_size, f"{row.train_images:,}"]
-        cells += [f"{row.epochs:g}", f"{row.params:,}", f"{row.mult_adds / 1e6:,.1f} M", accuracy]
-        lines.append(table_row(*cells, f"{row.seconds:.1f}", f"{row.machine}, {row.precision}"))
-    return "\n".join(lines) + "\n"
-
-
-def markdown_board(board: pd.DataFrame) -> str:
-    """Rows of `leaderboard` as a Markdown table."""
-    timed = [name for name in board if name.startswith(EPOCH_ON)]
-    heads = ["network", "year", "depth", "parameters", "mult-adds", "test accuracy (%)", *timed]
-    lines = [table_row(*heads), "|---" * len(heads) + "|"]
-    for row, seconds in zip(board.itertuples(), board[timed].values.tolist(), strict=True):
-        spread = f", spread {row.spread:.2f} (n = {row.n})" if row.n > 1 else " (n = 1)"
-        cells = [f"{row.architecture} (`{row.network}`)", row.year, row.depth, f"{row.params:,}"]
-        cells += [f"{row.mult_adds / 1e6:,.1f} M", f"{row.accuracy:.2f} ± {row.error:.2f}{spread}"]
-        lines.append(table_row(*cells, *("–" if math.isnan(s) else f"{s:.1f}" for s in seconds)))
-    return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ import pytest
 
 from common import compare, experiments, records, zoo
 from common.records import Record
+from tools import documents
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_leaderboard(record):
     assert (found.architecture, found.network, found.year) == ("LeNet-5", photo, 1998)
     assert (found.depth, found.params, found.n) == (5, 62_050, 1)
     assert found.accuracy == pytest.approx(100 * record.test_accuracy)
-    assert "LeNet-5 (`lenet5_cifar`) | 1998 | 5 | 62,050" in compare.markdown_board(board)
+    assert "LeNet-5 (`lenet5_cifar`) | 1998 | 5 | 62,050" in documents.board(board)
 
 
 def test_seconds_alone_are_a_column_a_machine(record, monkeypatch, tmp_path):
@@ -94,7 +95,7 @@ def test_seconds_alone_are_a_column_a_machine(record, monkeypatch, tmp_path):
     board = compare.leaderboard([run, like(run, network="Mine")]).set_index("network")
     assert board["s an epoch, two cores"][photo] == 3.7
     assert board["s an epoch, a GPU"].isna()["Mine"]
-    text = compare.markdown_board(board.reset_index())
+    text = documents.board(board.reset_index())
     assert "| s an epoch, a GPU | s an epoch, two cores |" in text
     assert "| 0.6 | 3.7 |" in text
     assert "| – | – |" in text
@@ -130,7 +131,7 @@ def test_a_run_on_few_images_has_a_larger_error(record):
 
 def test_a_name_makes_no_html_and_no_column(record):
     odd = like(record, network="<script>alert(1)</script>", label="a|b")
-    text = compare.markdown(compare.grouped([odd]))
+    text = documents.groups(compare.grouped([odd]))
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1

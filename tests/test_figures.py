@@ -8,7 +8,7 @@ import pytest
 
 from common import machine, probe, zoo
 from common.__main__ import main
-from tools import figures
+from tools import documents, figures
 
 FOLDER = machine.HOME / "figures"
 
@@ -101,7 +101,7 @@ def test_a_diagram_is_legible_at_notebook_width(drawn: dict[str, str]):
 
 
 def test_the_tables_show_the_records_at_hand():
-    for path, text in figures.documents().items():
+    for path, text in documents.documents().items():
         assert (machine.HOME / path).read_text(encoding="utf-8") == text, "run `make figures`"
 
 

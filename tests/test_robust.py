@@ -16,6 +16,7 @@ from common.data import Images, ImageSet
 from common.look import figures
 from common.run import Run
 from common.train import Evaluation, evaluate, fit
+from tools import documents
 
 # ---------------------------------------------------------------------------------- settings
 
@@ -234,9 +235,9 @@ def test_records(tmp_path_factory, recorded, pick, changes):
         assert 1 <= len(frame) <= 2
         assert frame["n"].sum() <= 2
         assert len(compare.text(frame).splitlines()) == len(frame) + 1
-        assert len(compare.markdown(frame).splitlines()) == len(frame) + 2
+        assert len(documents.groups(frame).splitlines()) == len(frame) + 2
         board = compare.leaderboard(runs, runs[0].experiment)
-        assert len(compare.markdown_board(board).splitlines()) == len(board) + 2
+        assert len(documents.board(board).splitlines()) == len(board) + 2
         assert compare.pareto(board, "params").sum() >= min(len(board), 1)
         compare.hardest(runs)
         assert records.read(records.save(runs[0], folder)) == runs[0]

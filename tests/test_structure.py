@@ -22,7 +22,8 @@ def trees() -> dict[str, ast.Module]:
 def test_no_function_or_class_is_defined_twice():
     places = defaultdict(list)
     for name, tree in trees().items():
-        if "exercises" in name and "answers" not in name:  # an exercise may ask for what the course has: split, pareto
+        # An exercise may ask for what the course has: split, pareto.
+        if "exercises" in name and "answers" not in name:
             continue
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name != "main":

@@ -1,5 +1,4 @@
-"""Draws figures/ and writes the tables of README, results/ and docs/: the same bytes from the same
-models and records."""
+"""Draws figures/, the same bytes from the same models and records, and has the tables written."""
 
 import io
 import re
@@ -9,12 +8,8 @@ from html import escape
 import matplotlib
 import pandas as pd
 
-from common import compare, experiments, look, machine, predict, records, weights, zoo
-from tools import scaling
-
-# What stands between such marks in a text is written here.
-MARKS = "<!-- {}: written by `make figures` -->\n", "<!-- end of {} -->"
-TEXTS = {"README.md": "board", "results/README.md": "results", "docs/scaling.md": "scaling"}
+from common import compare, look, machine, predict, records, weights, zoo
+from tools import documents
 
 # Blocks drawn beside the chains: network, block, input of the block, title.
 BLOCKS = {
@@ -130,46 +125,6 @@ def speed(rows: list[dict]) -> str:
     return chart(fig, f"{title}: " + "; ".join(told) + ".")
 
 
-# ------------------------------------------------------------------------------------- documents
-
-
-def documents() -> dict[str, str]:
-    """The texts that hold tables, by their path, with each table written anew."""
-    runs, _ = records.read_all(yours=False)
-    tables = {
-        "board": compare.markdown_board(compare.leaderboard(runs)),
-        "results": compare.markdown(compare.grouped(runs)) + "\n" + experiments_table(runs),
-        "scaling": scaling.scaling_markdown(records.read_rows("scaling")),
-    }
-    written = {}
-    for path, name in TEXTS.items():
-        text = (machine.HOME / path).read_text(encoding="utf-8")
-        begin, end = (mark.format(name) for mark in MARKS)
-        before, rest = text.split(begin)
-        written[path] = f"{before}{begin}\n{tables[name]}\n{end}{rest.split(end)[1]}"
-    return written
-
-
-def experiments_table(runs: list[records.Record]) -> str:
-    """A Markdown table of the experiments: how many of their runs are recorded."""
-    lines = [
-        "| experiment | runs a seed | recorded in `laptop` | recorded in `full` |",
-        "|---|---|---|---|",
-    ]
-    for name in experiments.experiment_names():
-        cells = []
-        for profile in ("laptop", "full"):
-            seeds = {run.seed for run in runs if run.experiment == name}
-            done = [
-                any(experiments.is_of(run, plan, name, profile) for run in runs)
-                for seed in seeds
-                for plan in experiments.plans(name, profile, [seed])
-            ]
-            cells.append(f"{sum(done)} of {len(done)}" if any(done) else "not yet run")
-        lines.append(f"| `{name}` | {len(experiments.table_of(name))} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> int:
     """Redraw figures/ and rewrite the tables."""
     folder = machine.HOME / "figures"
@@ -179,9 +134,9 @@ def main() -> int:
             old.unlink()
     for name, drawing in drawings.items():
         (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
-    for path, text in documents().items():
+    for path, text in documents.documents().items():
         (machine.HOME / path).write_text(text, encoding="utf-8")
-    print(f"{len(drawings)} pictures drawn in figures/; {', '.join(TEXTS)} written")
+    print(f"{len(drawings)} pictures drawn in figures/; {', '.join(documents.TEXTS)} written")
     return 0
 
 
