@@ -9,6 +9,7 @@ import json as as_text
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -259,15 +260,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command = arguments[0] if arguments else ""
-    try:
+
+    def run() -> int:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and command not in TOGETHER:
             raise ValueError(f"torchrun works with {' and '.join(TOGETHER)}; start this one alone.")
         return app.cli(prog="python -m common", description=__doc__.splitlines()[0], args=arguments)
+
+    return exit_code(run, f"common {command}".strip())
+
+
+def exit_code(run: Callable[[], int | None], name: str) -> int:
+    """What `run()` returns, or an exit code for what it raises, which is told in one line."""
+    try:
+        return run() or 0
     except (ValueError, OSError) as error:
-        print(f"python -m common {command}: {error}", file=sys.stderr)
+        print(f"python -m {name}: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        print(f"python -m common {command} failed: {error}", file=sys.stderr)
+        print(f"python -m {name} failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. The same words again go on.", file=sys.stderr)

@@ -1,11 +1,14 @@
 """Odd command lines: an exit code, words on what is wrong, and never a traceback."""
 
+import importlib
 import shlex
+import sys
 
 import pytest
 
 from common import machine
 from common.__main__ import main
+from tools import start
 
 CAT = machine.HOME / "samples/photos/cat.jpg"
 TRAIN = "train lenet5 --dataset digits --epochs 1 --train-images 64"
@@ -89,6 +92,30 @@ predict lenet5_cifar {CAT} {CAT}
 """.strip().splitlines()
 
 
+TOOLS = """
+bench --photos-alone --only lenet5
+bench --quick --save
+bench --precision bf17
+bench --only lenet6
+bench lenet5
+classroom
+classroom 98 --kernels 0
+classroom 01 --kernels two
+figures now
+glossary now
+grade
+grade /nonexistent
+grade README.md
+grade . --seconds soon
+instructors now
+notebooks 01
+samples mnist
+scaling
+scaling --jsn
+ship --experiment nosuch
+""".strip().splitlines()
+
+
 @pytest.fixture(autouse=True)
 def profile(monkeypatch):
     """`experiment --profile` sets the variable for its process: here it is put back."""
@@ -112,6 +139,19 @@ def test_what_is_wrong_is_said(line, capsys, monkeypatch):
     assert "Traceback" not in out + err
     assert len((out + err).strip()) > 20
     assert not list((machine.runs_folder() / "records").glob("*"))  # nothing counts as a run
+
+
+@pytest.mark.parametrize("line", TOOLS)
+def test_a_tool_says_what_is_wrong(line, capsys, monkeypatch):
+    monkeypatch.chdir(machine.HOME)
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    tool = f"tools.{sys.argv[0]}"
+    with pytest.raises(SystemExit) as stop:
+        start(importlib.import_module(tool).main, tool)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "Traceback" not in out + err
+    assert len(err.strip()) > 20
 
 
 @pytest.mark.parametrize("line", GOOD)

@@ -1,1 +1,14 @@
-"""What a maintainer or an instructor runs: measuring, drawing, a class on one server, grading."""
+"""What a maintainer or an instructor runs: `python -m tools.NAME`."""
+
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from common.__main__ import exit_code
+
+
+def start(main: Callable[..., int | None], name: str) -> None:
+    """Run a tool's `main` with the words of the command line, and leave with its exit code."""
+    prog = f"python -m {name}"
+    sys.exit(exit_code(lambda: tyro.cli(main, prog=prog), name))

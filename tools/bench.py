@@ -16,7 +16,6 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
-import tyro
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -27,6 +26,7 @@ from common import experiments, machine, probe, records, train, zoo
 from common.config import Config
 from common.data import Batches, ImageSet, load
 from common.run import Training
+from tools import start
 
 ROUNDS = 5
 SECONDS = 3.0  # of each side in a round
@@ -435,4 +435,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    start(main, "tools.bench")

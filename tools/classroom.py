@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-import tyro
 from tyro.conf import Positional
 
 from common import machine
+from tools import start
 
 
 def run_together(notebooks: list[str], kernels: int) -> pd.DataFrame:
@@ -22,6 +22,8 @@ def run_together(notebooks: list[str], kernels: int) -> pd.DataFrame:
     `private_MB`, the most memory that only this kernel held, and `error`, empty where all cells
     ran.
     """
+    if not notebooks:
+        raise ValueError("No notebook is named: python -m tools.classroom 01 02 --kernels 8")
     if kernels < 1:
         raise ValueError(f"kernels={kernels}; expected 1 or more.")
     with tempfile.TemporaryDirectory() as folder:
@@ -36,6 +38,7 @@ def run_together(notebooks: list[str], kernels: int) -> pd.DataFrame:
                         private[i] = max(private[i], private_bytes(student.pid))
                         if student.poll() is not None:
                             seconds[i] = time.perf_counter() - start
+                            print(f"kernel {i + 1} of {kernels}: {seconds[i]:.0f} s", flush=True)
                 time.sleep(0.5)
         finally:
             for student in students:
@@ -90,4 +93,4 @@ def main(notebooks: Positional[tuple[str, ...]], kernels: int = 8) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    start(main, "tools.classroom")

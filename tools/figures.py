@@ -2,14 +2,13 @@
 
 import io
 import re
-import sys
 from html import escape
 
 import matplotlib
 import pandas as pd
 
 from common import compare, look, machine, predict, records, weights, zoo
-from tools import documents
+from tools import documents, start
 
 # Blocks drawn beside the chains: network, block, input of the block, title.
 BLOCKS = {
@@ -141,4 +140,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main, "tools.figures")

@@ -5,12 +5,11 @@ labels, which end in a full stop.
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from common import machine
-from tools import notebooks
+from tools import notebooks, start
 
 PAGE = machine.HOME / "docs/glossary.md"
 BOLD = re.compile(r"\*\*([^*]+)\*\*")
@@ -57,9 +56,10 @@ def page() -> str:
 
 
 def main() -> int:
+    """Write docs/glossary.md from the notebooks."""
     PAGE.write_text(page(), encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main, "tools.glossary")

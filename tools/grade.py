@@ -9,7 +9,6 @@ after them, and reports under a word that it alone was told. So a verdict cannot
 one or by replacing functions; somebody who reads the interpreter's memory can still forge it.
 """
 
-import argparse
 import builtins
 import contextlib
 import csv
@@ -27,10 +26,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tyro.conf import Positional, Suppress
+
 from common import check, exercises, machine
 from common.exercises import catalogue
 from common.exercises.answers import alike, outcome, wording
 from common.exercises.answers.limit import limit
+from tools import start
 
 SECONDS, CELL_SECONDS = 120, 10  # for a submission, and for one of its cells
 MEGABYTES, FILE_MEGABYTES, PROCESSES = 8_000, 64, 64
@@ -222,23 +224,32 @@ def page(rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.grade", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="the submitted notebooks")
-    parser.add_argument("--out", type=Path, default=Path("grades"), help="grades.csv and .html")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for one submission")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        return grade_one()
-    if options.folder is None or not options.folder.is_dir():
-        parser.error(f"{options.folder} is not a folder")
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = grade(options.folder, options.seconds)
-    write_csv(rows, options.out / "grades.csv")
-    (options.out / "grades.html").write_text(page(rows), encoding="utf-8")
-    print(f"{len(rows)} verdicts in {options.out}; {'sandboxed' if sandboxed() else 'NO sandbox'}")
+def main(
+    folder: Positional[Path | None] = None,
+    out: Path = Path("grades"),
+    seconds: float = SECONDS,
+    one: Suppress[bool] = False,
+) -> int:
+    """Grade the notebooks of a folder, each in a process of its own.
+
+    Args:
+        folder: the submitted notebooks.
+        out: where grades.csv and grades.html go.
+        seconds: for one submission.
+        one: grade what comes on standard input: what each of the processes does.
+    """
+    if one:
+        grade_one()
+        return 0
+    if folder is None or not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; expected that of the submitted notebooks.")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = grade(folder, seconds)
+    write_csv(rows, out / "grades.csv")
+    (out / "grades.html").write_text(page(rows), encoding="utf-8")
+    print(f"{len(rows)} verdicts in {out}; {'sandboxed' if sandboxed() else 'NO sandbox'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "tools.grade")

@@ -4,7 +4,7 @@ import re
 
 from common import machine
 from common.exercises import catalogue
-from tools import notebooks
+from tools import notebooks, start
 
 PAGE = machine.HOME / "docs" / "instructors.md"
 
@@ -49,5 +49,10 @@ def written(page: str) -> str:
     return page
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Rewrite those parts of docs/instructors.md."""
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    start(main, "tools.instructors")

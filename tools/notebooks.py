@@ -14,6 +14,7 @@ from common import check, machine
 from common.exercises import Exercise, catalogue
 from common.machine import unknown
 from common.zoo import NOTEBOOKS
+from tools import start
 
 # At most 8 lines of code, and it must stand alone: on Colab there is nothing but the one notebook.
 # An import statement would cost a ninth: the formatter puts an empty line below it.
@@ -271,4 +272,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main, "tools.notebooks")

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from common import data, machine, sources
+from tools import start
 
 COUNTS = {"mnist": (6_000, 1_000), "fashion_mnist": (6_000, 1_000), "cifar10": (5_000, 1_000)}
 SEED = 0
 
 
 def main() -> None:
+    """Write samples/ anew from the whole sets."""
     for name, counts in COUNTS.items():
         arrays = {}
         for part, count in zip(("train", "test"), counts, strict=True):
@@ -67,4 +69,4 @@ def cifar(part: str, count: int) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "tools.samples")

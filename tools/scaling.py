@@ -11,12 +11,10 @@ backward still computes, so that a step takes between max(compute, send) and com
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
-import tyro
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
@@ -24,7 +22,7 @@ from common import ddp, machine, probe, records, zoo
 from common.config import Config
 from common.machine import autocast
 from common.run import make_optimizer
-from tools import bench
+from tools import bench, start
 
 STEPS = 5
 
@@ -153,4 +151,4 @@ def main(save: bool = False, json: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    start(main, "tools.scaling")

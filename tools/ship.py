@@ -5,16 +5,15 @@ the sample of test images that ships as well.
 """
 
 import hashlib
-import sys
 from pathlib import Path
 
 import torch
-import tyro
 
-from common import data, machine, records, weights
+from common import data, experiments, machine, records, weights
 from common.data import Batches, ImageSet
 from common.records import Record
 from common.train import evaluate
+from tools import start
 
 
 def ship(path: Path, name: str, run: Record, sample: ImageSet) -> Path:
@@ -43,6 +42,7 @@ def write_sums() -> None:
 
 def main(experiment: str = "cifar10") -> int:
     """Ship the best run of each network of an experiment, as far as its weights are at hand."""
+    experiments.table_of(experiment)  # raises for an unknown one
     runs = [r for r in records.read_all(yours=False)[0] if r.experiment == experiment]
     best = {run.network: run for run in sorted(runs, key=lambda run: run.val_accuracy)}
     sample = None
@@ -60,4 +60,4 @@ def main(experiment: str = "cifar10") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    start(main, "tools.ship")
