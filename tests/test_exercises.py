@@ -460,7 +460,6 @@ RIGHT = {
     },
     "resnet.add_up_gradients": {"by sum": gradients_by_sum, "in one": gradients_in_one},
     "mobilenet.depthwise": {
-        "groups": lambda x, kernels: F.conv2d(x, kernels[:, None], padding=1, groups=len(kernels)),
         "shifts": lambda x, kernels: sum(
             F.pad(x, (1, 1, 1, 1))[:, :, i : i + x.shape[2], j : j + x.shape[3]]
             * kernels[:, i, j, None, None]
@@ -708,7 +707,150 @@ def square_shortcut(x, channels):
     return torch.cat([x, torch.zeros(len(x), channels - x.shape[1], x.shape[2], x.shape[2])], 1)
 
 
+def grouped(x, kernels):
+    return F.conv2d(x, kernels[:, None], None, 1, 1, 1, len(kernels))
+
+
+def statistics_taken(net, batches):
+    net.train()
+    with torch.no_grad():
+        for x in batches:
+            net(x)
+    return net.eval()
+
+
+def recalibrated_wholly(net, batches):
+    """Weights and biases of the normalisations are lost too."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+            module.momentum = None
+    return statistics_taken(net, batches)
+
+
+def recalibrated_on_top(net, batches):
+    """Normalisations inside of blocks are overlooked."""
+    for module in net.children():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    return statistics_taken(net, batches)
+
+
+def recalibrated_and_emptied(net, batches):
+    net = EXERCISES["mobilenet.recalibrate"].solution(net, batches)
+    batches.clear()
+    return net
+
+
+def recalibrated_and_frozen(net, batches):
+    return EXERCISES["mobilenet.recalibrate"].solution(net, batches).requires_grad_(False)
+
+
+def plain_descent(net, optimizer, x, y):
+    """A step that knows no optimizer but SGD."""
+    net.zero_grad()
+    loss = F.cross_entropy(net(x), y)
+    loss.backward()
+    with torch.no_grad():
+        for p in net.parameters():
+            p -= optimizer.param_groups[0]["lr"] * p.grad
+    return loss
+
+
+def fold_square(conv, norm):
+    """A fold that takes one of each setting's two numbers."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    new = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0],
+        conv.dilation[0], conv.groups,
+    )  # fmt: skip
+    new.weight.data = (conv.weight * scale[:, None, None, None]).detach()
+    new.bias.data = (norm.bias - norm.running_mean * scale).detach()
+    return new
+
+
+def fold_in_training(conv, norm):
+    folded = EXERCISES["mobilenet.fold"].solution(conv, norm)
+    norm.train()
+    return folded
+
+
+def parts_used_up(net, parts):
+    n = sum(len(y) for _, y in parts)
+    while parts:
+        x, y = parts.pop()
+        (F.cross_entropy(net(x), y) * len(y) / n).backward()
+
+
+def rounded_halves_up(n, share):
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    cut = int(n * share + 0.5)
+    return order[cut:], order[:cut]
+
+
+def widest_below(channels, filters, kernel):
+    """Nothing where every reduction pays."""
+    for r in range(1, channels):
+        if r * channels + r * filters * kernel**2 >= channels * filters * kernel**2:
+            return r - 1
+
+
+def pareto_by_identity(nets):
+    return [
+        name
+        for name, v in nets.items()
+        if not any(w[0] <= v[0] and w[1] >= v[1] and w is not v for w in nets.values())
+    ]
+
+
+class Squeezed(nn.Module):
+    """A net that drops the batch where it has one image."""
+
+    def __init__(self, net, *dim):
+        super().__init__()
+        self.net, self.dim = net, dim
+
+    def forward(self, x):
+        return self.net(x).squeeze(*self.dim)
+
+
 WRONG = {
+    "mobilenet.depthwise": {"groups": grouped},
+    "mobilenet.recalibrate": {
+        "wholly": recalibrated_wholly,
+        "on top": recalibrated_on_top,
+        "emptied": recalibrated_and_emptied,
+        "frozen": recalibrated_and_frozen,
+    },
+    "mobilenet.fold": {
+        "square": fold_square,
+        "in training": fold_in_training,
+        "kernels of 3": fold_of_threes,
+    },
+    "mobilenet.share_at_160": {"of the width": lambda: 0.6},
+    "lenet.train_step": {"plain descent": plain_descent},
+    "lenet.accuracy_from_zeros": {"of MNIST": lambda: 11.35},
+    "vgg.share_in_the_middle": {"of the height": lambda: 97},
+    "resnet.spread_after_twenty": {"without the input": lambda: 20},
+    "resnet.add_up_gradients": {"used up": parts_used_up},
+    "nin.mix_channels": {
+        "conv2d": lambda x, weight, bias: F.conv2d(x[None], weight[:, :, None, None], bias)[0]
+    },
+    "data.seen_before": {
+        "in words": lambda train, test: [
+            i for i, image in enumerate(test) if str(image) in {str(known) for known in train}
+        ]
+    },
+    "densenet.piles_written": {"half of all": lambda: 8},
+    "densenet.split_pairs": {
+        "nested": lambda n, share: [
+            torch.stack([part[: len(part) // 2], part[len(part) // 2 :]], 1)
+            for part in EXERCISES["densenet.split_pairs"].solution(n, share)
+        ]
+    },
+    "googlenet.widest_reduction": {"below": widest_below},
+    "compare.pareto": {"by identity": pareto_by_identity},
     "lenet.convolve": {
         "squares only": lambda image, kernel: convolve_loops(
             image[: len(image), : len(image)], kernel
@@ -727,7 +869,8 @@ WRONG = {
         ),
     },
     "alexnet.drop": {
-        "nn.Dropout": lambda x, p: nn.Dropout(p)(x.detach()),
+        "nn.Dropout": lambda x, p: nn.Dropout(p)(x),
+        "detached": lambda x, p: nn.Dropout(p)(x.detach()),
         "whole rows": lambda x, p: F.dropout1d(x, p),
         "half the values in order": lambda x, p: (
             x * (torch.arange(x.numel()).view(x.shape) % 10 >= 10 * p) / (1 - p)
@@ -753,6 +896,7 @@ WRONG = {
         "in place": lambda x: x.copy_(x // 2).float(),
     },
     "data.split": {
+        "halves up": rounded_halves_up,
         "always 100": lambda n, share: EXERCISES["data.split"].solution(100, share),
         "a fixed pattern": lambda n, share: (
             [i for i in range(n) if i * 7 % n >= round(n * share)],
@@ -773,10 +917,10 @@ WRONG = {
     "resnet.padded_shortcut": {"square": square_shortcut},
     "resnet.bottleneck": {
         "norm after ReLU": BottleneckNormLast,
+        "squeezed": lambda: Squeezed(EXERCISES["resnet.bottleneck"].solution(), 0),
         "frozen statistics": lambda: BottleneckNormLast(swap=False, frozen=True),
         "the class": lambda: BottleneckInWords,
     },
-    "mobilenet.fold": {"kernels of 3": fold_of_threes},
     "densenet.grow": {"empties the list": grow_in_place},
     "densenet.pile_sizes": {
         "round": lambda channels, growth_rate, blocks: [

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from common.exercises.answers.alike import Case, NotYet
+from common.exercises.answers.limit import TooSlow
 from common.exercises.answers.outcome import Outcome, Untried, agrees, guarded, must_agree, run
 from common.exercises.answers.wording import described, names_of
 from common.machine import unknown
@@ -25,7 +26,8 @@ class Exercise:
     `solution` is a function; its name is the exercise's, its signature the skeleton's, and what it
     does in each of `cases()` is what an answer must do. `mistakes` pairs functions with the
     sentence for a student whose answer does what they do. `facts(answer, *args)` is looked at in
-    place of `answer(*args)` where an answer is random. `gradient` asks for the gradients as well.
+    place of `answer(*args)` where an answer is random. `gradient` asks for the gradients as well,
+    and `without` names functions of torch that an answer may not call.
 
     Three kinds are special. A *fault* has `broken`, code to repair, as the skeleton. A *prediction*
     has an `experiment`, whose result is the number to be predicted; `because` explains it. An
@@ -40,6 +42,7 @@ class Exercise:
     facts: Callable | None = None
     returns: bool = True  # False where an answer need not return anything
     gradient: bool = False
+    without: tuple[str, ...] = ()
     broken: Callable | None = None
     experiment: Callable[[], float] | None = None
     because: str = ""
@@ -79,6 +82,8 @@ class Exercise:
             try:
                 must_agree(found, expected, case, where or "Your answer", answer)
             except NotYet as mismatch:
+                if isinstance(found.error, TooSlow):  # as it would be in every case
+                    raise
                 raise NotYet(f"{self.recognised(answer)} {mismatch}".strip()) from mismatch
 
     def expected(self, case: Case) -> Outcome:
@@ -93,7 +98,7 @@ class Exercise:
         look = answer
         if self.facts:
             look = functools.partial(self.facts, guarded(answer, self.returns))
-        return run(look, case, self.gradient)
+        return run(look, case, self.gradient, self.without)
 
     def recognised(self, answer: Callable) -> str:
         """The sentence of the listed mistake that does what this answer does, or ""."""

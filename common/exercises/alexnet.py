@@ -204,6 +204,7 @@ The gradient must be able to flow back: no numpy, `.item()` or `detach`.""",
             "A share of 1 - p survives, so survivors are divided by 1 - p.",
         ),
         facts=drop_facts,
+        without=("dropout", "feature_dropout", "alpha_dropout"),
         cases=lambda: (Case((0.5,), tolerance=0.02), Case((0.2,), tolerance=0.02)),
         mistakes=(
             (
@@ -232,7 +233,7 @@ The gradient must be able to flow back: no numpy, `.item()` or `detach`.""",
         statement="""\
 Build the convolutional part of the paper's net as it ran on two GPUs: for colour images of \
 224 × 224 pixels, everything up to and with pool3, in `alexnet_paper`'s sizes.
-conv2, conv4 and conv5 have two groups; conv1 and conv3 see all maps.
+conv2, conv4 and conv5 are one layer of two groups each; conv1 and conv3 see all maps.
 A ReLU follows each convolution, and the poolings are the paper's.
 Return the network: its output is 256 × 6 × 6, and it has 2,334,080 parameters.""",
         hints=(
@@ -303,6 +304,7 @@ Return floats with mean 0 and spread 1 where the images have this mean and std."
         cases=lambda: (
             Case((torch.randint(256, (2, 1, 5, 4)).byte(), 0.286, 0.353)),
             Case((torch.randint(256, (3, 3, 4, 7)).byte(), *torch.rand(2, 3, 1, 1))),
+            Case((torch.randint(2, (1, 1, 3, 6)).byte(), 0.5, 0.25)),
         ),
         mistakes=(
             (

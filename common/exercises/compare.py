@@ -213,7 +213,7 @@ Return its standard error, the root of p (1 - p) / n, a number.""",
         solution=paired_error,
         statement="""\
 Two nets are judged on the *same* n images, so the easy ones help both, and say nothing.
-`right_a` and `right_b` are rows of n trues and falses: whether each net was right.
+`right_a` and `right_b` are lists of n trues and falses: whether each net was right.
 Give each image the difference, 1 where only a is right, -1 where only b is, and else 0.
 Return two numbers: the mean of these differences, and its standard error, which is their standard \
 deviation (dividing by n) over the root of n.""",
@@ -277,7 +277,7 @@ Return the names on the front, in any order.""",
             ),
             Case(({"only": (5, 0.5)},)),
             Case(({"x": (9, 0.9), "y": (3, 0.9)},)),
-            Case(({"one": (3, 0.9), "two": (3, 0.9), "three": (2, 0.1)},)),
+            Case(({"one": (3, 0.9), "two": (3, float("0.9")), "three": (2, 0.1)},)),
         ),
         mistakes=(
             (only_the_best, "You return the most accurate net; cheaper ones are on the front too."),

@@ -89,11 +89,13 @@ def split_of_two_orders(n, share):
 
 def split_facts(answer, n, share):
     """What can be said of a split without knowing its random numbers."""
-    train, val = (torch.as_tensor(part).flatten().tolist() for part in answer(n, share))
+    parts = [torch.as_tensor(part) for part in answer(n, share)]
+    train, val = (part.flatten().tolist() for part in parts)
     again = torch.as_tensor(answer(n, share)[1]).flatten().tolist()
     chosen = sorted(val)
     gaps = {b - a for a, b in itertools.pairwise(chosen)}
     return {
+        "dimensions of the two rows": [part.ndim for part in parts],
         "indices in both parts": len(set(train) & set(val)),
         "validation indices": len(val),
         "different indices in all": len(set(train) | set(val)),
@@ -146,16 +148,16 @@ def which_were_seen(train, test):
     return [i in seen_before(train, test) for i in range(len(test))]
 
 
-def leaky_sets(n, m, leaks):
+def leaky_sets(n, m, leaks, shape=(2, 4, 3)):
     """Training images, some twice, and test images of which `leaks` (test, train) are copies."""
-    images = torch.randint(0, 256, (n + m, 2, 4, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (n + m, *shape), dtype=torch.uint8)
     train, test = images[:n].clone(), images[n:].clone()
     for i, j in leaks:
         train[j - 1] = test[i] = train[j]
     turned, nearly, *_ = (i for i in range(m) if i not in dict(leaks))
     test[turned] = train[0].flip(-1)  # the same values in another order
     test[nearly] = train[1]
-    test[nearly, -1, -1, -1] ^= 1
+    test[nearly].view(-1)[test[nearly].numel() // 2] ^= 1
     return train, test
 
 
@@ -251,7 +253,7 @@ channel, over all images and pixels of `x`.""",
     Exercise(
         solution=flip,
         statement="""\
-Mirror a batch of images (N, C, H, W) left to right, and return them as a new tensor.
+Mirror a batch of images (N, C, H, W) left to right, and return them as a new batch.
 It is the cheapest augmentation there is.
 Ask yourself for which of the sets it would do harm.""",
         hints=("Which of the four dimensions runs from left to right?", "Look up Tensor.flip."),
@@ -281,9 +283,18 @@ Nothing may be in both parts, nothing may be lost, and the same call gives the s
             "torch.randperm(n, generator=torch.Generator().manual_seed(0)) is the same every time.",
         ),
         facts=split_facts,
-        cases=lambda: (Case((500, 0.3)), Case((303, 0.25)), Case((301, 0.25)), Case((40, 0.0))),
+        cases=lambda: (
+            Case((500, 0.3)),
+            Case((303, 0.25)),
+            Case((301, 0.25)),
+            Case((402, 0.25)),  # Python rounds 100.5 to the even 100
+            Case((40, 0.0)),
+        ),
         mistakes=(
-            (split_in_order, "These are simply the first images: shuffle before you cut."),
+            (
+                split_in_order,
+                "These are simply the first images, or neighbours: shuffle before you cut.",
+            ),
             (split_every_so_often, "Every so-many-th image is no random choice."),
             (split_anew_each_time, "A second call gives another split: fix a generator's seed."),
             (split_with_repeats, "Some indices are drawn twice and others never: use randperm."),
@@ -334,6 +345,7 @@ order.""",
             Case(leaky_sets(30, 9, ((2, 7), (5, 29)))),
             Case(leaky_sets(9, 20, ((0, 7), (11, 3), (19, 3), (4, 5)))),
             Case(leaky_sets(5, 4, ())),
+            Case(leaky_sets(6, 7, ((1, 2),), (3, 40, 30))),
         ),
         mistakes=(
             (

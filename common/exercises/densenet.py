@@ -180,11 +180,13 @@ def split_anew(n, share):
 
 def pairs_facts(answer, n, share):
     """What can be said of such a split without knowing its random numbers."""
-    train, val = (torch.as_tensor(part).flatten().tolist() for part in answer(n, share))
+    parts = [torch.as_tensor(part) for part in answer(n, share)]
+    train, val = (part.flatten().tolist() for part in parts)
     again = torch.as_tensor(answer(n, share)[1]).flatten().tolist()
     originals = sorted(i for i in val if i < n)
     gaps = {b - a for a, b in itertools.pairwise(originals)}
     return {
+        "dimensions of the two rows": [part.ndim for part in parts],
         "photographs with one of their two forms in each part": len(
             {i % n for i in train} & {i % n for i in val}
         ),
@@ -344,12 +346,13 @@ Return a number; the check then adds them up.""",
             "16 layers read 114 maps each on average, and the final pile has 216.",
         ),
         experiment=measure_piles,
-        cases=lambda: (Case(tolerance=0.8),),
+        cases=lambda: (Case(tolerance=0.3),),
         because="16 layers read 114 maps each on average, 1,824 in all. The memory of a dense "
         "block grows with the square of its depth, which is why checkpointing was written for it.",
         mistakes=(
             (lambda: 1, "The pile that leaves is one, but each layer stores its own copy."),
             (lambda: 16, "Not every layer reads the whole pile: the first reads 24 maps."),
+            (lambda: 8, "Half of each is nearly it; but the block does not begin with 0 maps."),
         ),
     ),
     Exercise(
@@ -369,7 +372,8 @@ random, and the same call gives the same split.""",
         ),
         broken=split_pairs_leaking,
         facts=pairs_facts,
-        cases=lambda: (Case((400, 0.25)), Case((303, 0.25)), Case((301, 0.25))),
+        # 402: Python rounds 100.5 to the even 100
+        cases=lambda: (Case((400, 0.25)), Case((303, 0.25)), Case((301, 0.25)), Case((402, 0.25))),
         mistakes=(
             (split_originals_only, "The mirrored images are lost; every image is in one part."),
             (split_by_kind, "All mirrored forms are in one part, and all originals in the other."),

@@ -37,11 +37,12 @@ def naive_inception(x, w1, w3, w5):
     return torch.cat([*branches, pooled], dim=1)
 
 
-def inception_with(pool, dim=1, acts=False, order=(0, 1, 2, 3)):
+def inception_with(pool, dim=1, acts=False, order=(0, 1, 2, 3), paddings=(0, 1, 2)):
     """The module with one thing changed, for the mistakes one makes."""
 
     def module(x, w1, w3, w5):
-        branches = [conv2d(x, w, padding=w.shape[-1] // 2) for w in (w1, w3, w5)]
+        pairs = zip((w1, w3, w5), paddings, strict=True)
+        branches = [conv2d(x, w, padding=padding) for w, padding in pairs]
         branches = [b.relu() if acts else b for b in branches] + ([pool(x)] if pool else [])
         return torch.cat([branches[i] for i in order], dim=dim)
 
@@ -145,8 +146,8 @@ def accuracy_facts(answer, training, right):
 
     In evaluation the net's class is the brightest pixel's; in training it is nearly chance.
     """
-    norm = nn.BatchNorm1d(4)
-    net = nn.Sequential(norm, nn.Dropout(0.8)).train(training)
+    norm, dropout = nn.BatchNorm1d(4), nn.Dropout(0.8)
+    net = nn.Sequential(norm, dropout).train(training)
     y = torch.tensor([3, 0, 2, 1, 1, 2, 0])
     x = torch.eye(4)[y]
     y[right:] = (y[right:] + 1) % 4
@@ -157,6 +158,7 @@ def accuracy_facts(answer, training, right):
         "its layers in training mode": sum(layer.training for layer in net),
         "batches that training statistics were taken from": norm.num_batches_tracked.item(),
         "the net's weights": norm.weight.detach().clone(),
+        "the dropout's probability": dropout.p,
         "weights that can learn": sum(p.requires_grad for p in net.parameters()),
         "gradients that were left behind": sum(p.grad is not None for p in net.parameters()),
     }
@@ -198,6 +200,7 @@ Return a whole number; leave the biases out.""",
             Case((9, 1, 3)),
             Case((64, 64, 1)),
             Case((50, 2, 5)),
+            Case((3, 64, 7)),
         ),
         mistakes=(
             (
@@ -247,6 +250,18 @@ Return the four results side by side as one tensor, in this order.""",
         gradient=True,
         mistakes=(
             (padding_of_one, "The padding is 1 in every branch; a 5 × 5 kernel needs 2."),
+            (
+                inception_with(largest_of_nine, paddings=(0, 1, 1)),
+                "The 5 × 5 convolution is padded by 1; it needs 2.",
+            ),
+            (
+                inception_with(largest_of_nine, paddings=(0, 0, 0)),
+                "The convolutions are not padded, so their maps shrink.",
+            ),
+            (
+                inception_with(lambda x: max_pool2d(x, 3, padding=1)),
+                "Without `stride=1` a pooling's stride is its window.",
+            ),
             (inception_with(mean_of_nine), "The fourth branch averages; it takes the maximum."),
             (inception_with(None, order=(0, 1, 2)), "The pooling branch is missing."),
             (
@@ -288,7 +303,7 @@ Return a tensor of one value, from which the gradient can flow back.""",
             Case((torch.randn(4, 3), torch.tensor([0, 2, 1, 1]))),
             Case((tuple(torch.randn(3, 4, 5)), torch.tensor([4, 0, 2, 2]))),
             Case((tuple(torch.randn(2, 3, 4)), torch.tensor([3, 0, 1]))),
-            Case((tuple(torch.randn(4, 2, 3, dtype=torch.float64)), torch.tensor([1, 2]))),
+            Case((tuple(torch.randn(4, 2, 3)), torch.tensor([1, 2]))),
         ),
         gradient=True,
         mistakes=(

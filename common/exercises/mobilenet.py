@@ -89,7 +89,7 @@ def conv_and_norm(kernel, stride=1, padding=0, groups=1, dilation=1):
     for values in (norm.weight.data, norm.bias.data, norm.running_mean):
         values.normal_()
     norm.running_var.uniform_(0.5, 2)
-    return conv, norm.eval()
+    return conv.eval(), norm.eval()
 
 
 def share_at_160():
@@ -156,18 +156,23 @@ def statistics_facts(answer, momentum, channels):
     norms = [nn.BatchNorm2d(channels, momentum=momentum) for _ in convs]
     for norm in norms:
         norm.running_mean += 5
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.normal_(norm.bias)
         norm.num_batches_tracked += 7
-    net = nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1]).eval()
-    weight = convs[0].weight.detach().clone()
+    inner = nn.Sequential(norms[0], nn.ReLU())
+    net = nn.Sequential(convs[0], inner, convs[1], norms[1]).eval()
+    before = [p.detach().clone() for p in net.parameters()]
     batches = [n + n * torch.randn(4, 2, 3, 5) for n in (1, 2, 4)]
     result = answer(net, batches)
     return {
-        "the first normalisation's mean": result[1].running_mean.clone(),
-        "its variance": result[1].running_var.clone(),
-        "the second one's mean": result[4].running_mean.clone(),
-        "its variance, too": result[4].running_var.clone(),
+        "the first normalisation's mean": result[1][0].running_mean.clone(),
+        "its variance": result[1][0].running_var.clone(),
+        "the second one's mean": result[3].running_mean.clone(),
+        "its variance, too": result[3].running_var.clone(),
         "the net is in training mode": result.training,
-        "the weights stay as they were": torch.equal(weight, result[0].weight),
+        "the weights stay as they were": all(map(torch.equal, before, result.parameters())),
+        "weights that can learn": sum(p.requires_grad for p in result.parameters()),
+        "the batches are still there": len(batches),
     }
 
 
@@ -252,6 +257,7 @@ Pad by 1; return a tensor with the shape of `x`.""",
             Case((torch.randn(3, 2, 4, 5).double(), torch.randn(2, 3, 3).double())),
         ),
         gradient=True,
+        without=("groups",),
         mistakes=(
             (
                 all_channels_mixed,
@@ -284,9 +290,13 @@ Return a new `nn.Conv2d` with a bias that does what `conv` (which has none) and 
             Case(conv_and_norm(3, 2, 1, groups=4), inputs=((2, 4, 7, 6),), keep=True),
             Case(conv_and_norm(1), inputs=((2, 4, 5, 3),), keep=True),
             Case(conv_and_norm((3, 5), 1, 2, dilation=2), inputs=((1, 4, 9, 11),), keep=True),
+            Case(conv_and_norm((3, 1), (2, 1), (1, 0)), inputs=((2, 4, 7, 6),), keep=True),
         ),
         mistakes=(
-            (lambda conv, norm: fold_with(conv, norm, eps=False), "norm.eps is left out."),
+            (
+                lambda conv, norm: fold_with(conv, norm, eps=False),
+                "norm.eps is left out, or is another.",
+            ),
             (
                 lambda conv, norm: fold_with(conv, norm, scaled_mean=False),
                 "The mean must be scaled like the weights before it is subtracted.",

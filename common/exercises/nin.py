@@ -148,6 +148,7 @@ Return a tensor (K, H, W): at each pixel the matrix times the C values there, pl
             Case(tuple(torch.randn(n, dtype=torch.float64) for n in ((2, 5, 3), (3, 2), (3,)))),
         ),
         gradient=True,
+        without=("conv1d", "conv2d"),
         mistakes=(
             (
                 lambda x, weight, bias: (weight @ x.flatten(1)).view(-1, *x.shape[1:]),

@@ -186,6 +186,7 @@ def gradient_facts(answer, sizes):
         "the weights' gradient": none if net.weight.grad is None else net.weight.grad.clone(),
         "the weights stay as they were": torch.equal(before, net.weight),
         "the net is in training mode": net.training,
+        "the parts are still there": len(parts),
     }
 
 
@@ -287,7 +288,7 @@ Return it as an `nn.Module`; it has 70,400 parameters.""",
             "64 to 256 with kernel 1, all with bias=False; "
             "forward returns (x + self.body(x)).relu().",
         ),
-        cases=lambda: (Case((), inputs=((2, 256, 6, 5), (3, 256, 3, 4))),),
+        cases=lambda: (Case((), inputs=((2, 256, 6, 5), (3, 256, 3, 4), (1, 256, 2, 3))),),
         mistakes=(
             (bottleneck_of(lambda x, y: y.relu()), "There is no shortcut: the input is not added."),
             (
@@ -333,12 +334,14 @@ Return a number; the check then measures it.""",
             "Each block adds something of variance 1 that has little to do with x.",
         ),
         experiment=measure_spread,
-        cases=lambda: (Case(tolerance=5),),
+        cases=lambda: (Case(tolerance=0.5),),
         because="Each block adds a signal of variance 1 that is nearly independent of x: the "
         "variance grows by one a block, and each block is a smaller part of the whole. Without the "
         "normalisation it would be multiplied in each block.",
         mistakes=(
             (lambda: 1, "norm keeps each block's own part at 1, but the sum grows."),
+            (lambda: 20, "That is what the blocks add; the input has variance 1 too."),
+            (lambda: 21**0.5, "That is the spread; the variance is its square."),
             (lambda: 2**20, "It would double if each block added as much as there is already."),
             (lambda: 400, "Variances add up, not spreads: the parts are nearly independent."),
         ),

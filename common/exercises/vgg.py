@@ -328,12 +328,13 @@ Return a number; the check then sends one bright pixel through.""",
             "The weights form a bell; its spread is the root of 10 · 2/3.",
         ),
         experiment=weight_of_the_middle,
-        cases=lambda: (Case(tolerance=5),),
+        cases=lambda: (Case(tolerance=2.5),),
         because="Many paths lead to the middle pixels and one to each corner, so the weights form "
         "a bell. What a net really uses is far smaller than its receptive field.",
         mistakes=(
             (lambda: 27, "That is the share of the pixels; the middle ones count far more."),
             (lambda: 52, "That is the share of the height; and the middle pixels count more."),
+            (lambda: 97, "That is the share along the height; the width takes as much again."),
         ),
     ),
     Exercise(

@@ -282,6 +282,7 @@ def as_tensor(value: Any) -> torch.Tensor | None:
         return torch.as_tensor(value)
     if isinstance(value, tuple | list):
         tensors = [as_tensor(item) for item in value]
-        if tensors and all(t is not None for t in tensors):
+        if tensors and all(t is not None and t.shape == tensors[0].shape for t in tensors):
             return torch.stack(tensors)
+        return None
     return torch.tensor(value) if isinstance(value, int | float) else None

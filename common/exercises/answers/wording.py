@@ -22,6 +22,8 @@ def brief(value: Any) -> str:
         return f"a tensor of shape {size(value)}"
     if isinstance(value, type):
         return value.__name__
+    if isinstance(value, tuple | list) and any(isinstance(v, torch.Tensor) for v in value):
+        return f"a {type(value).__name__} of {len(value)}; join them to one tensor"
     if isinstance(value, int | float | str | tuple | list | np.generic):
         with contextlib.suppress(Exception):
             text = repr(value)
@@ -96,4 +98,6 @@ def told(error: BaseException, answer: Any) -> str:
     line = f"your line `{lines[-1]}`" if lines and lines[-1] else "your code"
     if isinstance(error, TooSlow):
         return f"{error}, at {line}."
+    if file and not lines:  # it came after the answer had returned
+        return f"what your code returns is of another kind than asked for ({words(error)})"
     return f"{line} raised {words(error)}"
