@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 STUCK = 0.02  # a loss this close to that of guessing, as a share of it, is the loss of guessing
+LEARNED = 0.9  # share of the loss of guessing below which something has been learned
 ENOUGH = 40  # batches before which nothing is said of a loss
 SURE = 2.5  # standard errors by which a loss must have fallen, or be below that of guessing
 DEAD = 0.9  # share of units without any signal that counts as dead
@@ -148,6 +149,11 @@ def entropy(labels: torch.Tensor) -> float:
     """The cross entropy (nats) of guessing each class by its share of the labels."""
     shares = labels.bincount().double() / len(labels)
     return -torch.special.xlogy(shares, shares).sum().item()
+
+
+def has_learned(loss: float, labels: torch.Tensor) -> bool:
+    """Whether a mean loss (nats) is clearly below that of guessing by the labels' shares."""
+    return loss < LEARNED * entropy(labels)
 
 
 def recent(losses: list[float]) -> float:

@@ -36,7 +36,8 @@ LAYER_SETTINGS += ("num_groups", "negative_slope", "alpha", "min_val", "max_val"
 LAYER_SETTINGS += ("start_dim", "end_dim", "scale_factor", "size", "mode", "dim", "upscale_factor")
 LAYER_SETTINGS += ("beta", "threshold", "value", "lambd", "lower", "upper", "norm_type", "k")
 LAYER_SETTINGS += ("align_corners", "divisor_override", "return_indices", "affine")
-NO_SETTINGS = ("training", "variant", "options")  # of a net's own: the mode, and what the zoo notes
+# Of a net's own: its mode, and what the zoo and a weights file note.
+NO_SETTINGS = ("training", "variant", "options", "about", "begun_with")
 LAYOUT_TOKENS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -201,6 +202,7 @@ def task_of(run: "Run") -> dict:
     return {
         "network": f"{type(run.model).__name__} {run.digest}",
         "frozen": ", ".join(frozen),
+        "begun with": getattr(run.model, "begun_with", ""),
         "images": f"{run.data.name} {digest(content)}",
         "classes": ", ".join(map(str, run.data.classes)),
         "arithmetic": run.precision,

@@ -14,8 +14,9 @@ from common.records import Record
 EPOCH_ON = "s an epoch, "  # begins the names of the columns of `alone`
 
 # Runs belong together when all of this agrees: they differ in their seed alone.
-GROUP = ["network", "label", "options", "digest", "dataset", "source", "experiment", "profile"]
-GROUP += ["image_size", "train_images", "params", "machine", "precision", "settings", "origin"]
+GROUP = ["network", "label", "options", "digest", "begun_with", "dataset", "source", "experiment"]
+GROUP += ["profile", "image_size", "train_images", "params", "machine", "precision", "settings"]
+GROUP += ["origin"]
 
 
 class Stated(NamedTuple):
@@ -70,7 +71,8 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
     """
     rows = [
         {
-            **{name: getattr(run, name) for name in ("network", "label", "digest", "dataset")},
+            **{name: getattr(run, name) for name in ("network", "label", "digest", "begun_with")},
+            "dataset": run.dataset,
             **{name: getattr(run, name) for name in ("source", "experiment", "profile", "params")},
             "options": json.dumps(run.options, sort_keys=True),
             "image_size": str(run.image_size),

@@ -321,7 +321,7 @@ def plans(
 def is_of(record: Record, plan: Plan, experiment: str, profile: str) -> bool:
     """Whether a record is of this very run: network, options, structure, settings and budget."""
     same = (record.experiment, record.network, record.label, record.dataset, record.profile)
-    if same != (experiment, plan.network, plan.label, plan.dataset, profile):
+    if record.begun_with or same != (experiment, plan.network, plan.label, plan.dataset, profile):
         return False
     if record.config != records.as_json(plan.config):
         return False

@@ -27,7 +27,8 @@ class Record:
 
     Accuracies are 0 to 1, sizes in pixels, times in seconds; `mult_adds` is for one image,
     `images_per_s` counts training only. `digest` stands for the structure of the net (empty in the
-    oldest records); `test_accuracy` is None for a run that chose by validation alone.
+    oldest records), and `begun_with` for the file of weights that it began with, if any;
+    `test_accuracy` is None for a run that chose by validation alone.
     """
 
     network: str  # a variant, or the class of a net of one's own
@@ -55,6 +56,7 @@ class Record:
     versions: dict
     commit: str
     errors: dict | None = None  # number of the test image -> class it was taken for
+    begun_with: str = ""
     test_images: int | None = None  # None in older records: 1,000 of a sample, else 10,000
     origin: str = field(default="recorded", compare=False)  # or "yours"; not written
 
@@ -84,8 +86,9 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The network and its label, for people."""
-        return f"{self.network} ({self.label})" if self.label else self.network
+        """The network, its label and what it began with, for people."""
+        label = ", ".join(filter(None, (self.label, self.begun_with and f"from {self.begun_with}")))
+        return f"{self.network} ({label})" if label else self.network
 
     @property
     def val_accuracy(self) -> float:
@@ -97,6 +100,7 @@ class Record:
     def identity(self) -> str:
         """A hash of what was run, the same for a repetition on another day or machine."""
         what = {name: getattr(self, name) for name in self.IDENTITY}
+        what |= {"begun_with": self.begun_with} if self.begun_with else {}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def file_name(self) -> str:
@@ -143,6 +147,7 @@ def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> R
         network=zoo.name_of(run.model),
         options=plain(getattr(run.model, "options", {})),
         digest=run.digest,
+        begun_with=getattr(run.model, "begun_with", ""),
         label=label,
         experiment=experiment,
         profile=machine.profile(),

@@ -214,12 +214,15 @@ class Training:
         self.save()
 
     def take_advice(self) -> None:
-        """Say in words, once, and write down, where the net is not learning."""
+        """Say in words, and write down, where the net is not learning: once, until it has learned
+        something and lost it again."""
         run = self.run
-        if any(note.startswith("After epoch") for note in run.notes):
+        labels = self.batches.labels[self.batches.indices.to(self.batches.device)]
+        said = [int(note.split()[2][:-1]) for note in run.notes if note.startswith("After epoch")]
+        since = [row["train_loss"] for row in run.epochs[max(said, default=0) :]]
+        if said and not advice.has_learned(min(since), labels):
             return
         x, y = next(self.batches.epoch(len(run.epochs) - 1))
-        labels = self.batches.labels[self.batches.indices.to(self.batches.device)]
         for note in advice.diagnose(run.model, run.batch_losses, (x[:64], y[:64]), labels):
             run.notes.append(f"After epoch {len(run.epochs)}: {note}")
             if ddp.rank() == 0:

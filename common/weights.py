@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from common import machine, zoo
+from common import checkpoints, machine, zoo
 from common.machine import unknown
 
 WEIGHTS = machine.HOME / "weights"
@@ -85,6 +85,7 @@ def metadata(path: Path) -> dict:
 def load_into(model: nn.Module, path: Path) -> None:
     """Put the weights of a file into a model of the same structure.
 
+    Its attribute `begun_with` stands for the file: runs that begin otherwise are other runs.
     Raises ValueError, naming what differs, where the file is of another network.
     """
     try:
@@ -105,6 +106,7 @@ def load_into(model: nn.Module, path: Path) -> None:
             + (f", and {len(differ) - 1} more differ." if len(differ) > 1 else ".")
         )
     model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+    model.begun_with = checkpoints.digest(path.read_bytes())
 
 
 def write(model: nn.Module, path: Path, about: dict, half: bool = False) -> None:
@@ -144,6 +146,7 @@ def pretrained(name: str) -> nn.Module:
         ) from error
     model = zoo.build(name, in_channels=3, num_classes=1000, **options)
     fill(model, state)
+    model.begun_with = "ImageNet"
     prepared = weights.transforms()  # as its images were
     model.about = {
         "network": name,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from common import advice, data, machine, zoo
+from common import advice, data, machine, train, zoo
 from common.config import Config
 from common.train import fit
 
@@ -63,6 +63,22 @@ def test_dead_rectifiers_in_training(digits):
     )
     (note,) = history.notes  # said once, not after every epoch
     assert all(f"{name} are dead" in note for name in ("act1", "act2", "act3", "act4"))
+
+
+def test_a_collapse_after_the_note_is_said_too(digits, monkeypatch):
+    """Once until the net has learned: then again, if it loses what it knew."""
+    monkeypatch.setattr(advice, "diagnose", lambda *_: ["It does not learn."])
+    losses = iter([2.3, 2.3, 1.1, 2.3, 2.3])
+    config = Config(epochs=5, image_size=28, train_images=64)
+    monkeypatch.setattr(train, "train_epoch", lambda t: row_of(t, next(losses)))
+    history = fit(lenet(), digits, config, show=False)
+    assert history.notes == [f"After epoch {n}: It does not learn." for n in (1, 3)]
+
+
+def row_of(training, loss: float) -> dict:
+    training.run.batch_losses.append(loss)
+    epoch = len(training.run.epochs) + 1
+    return {"epoch": epoch, "train_loss": loss, "train_accuracy": 0.1, "lr": 0.1}
 
 
 def test_a_unit_that_fires_for_one_image_is_not_dead(batch):

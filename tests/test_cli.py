@@ -108,6 +108,19 @@ def test_weights_are_kept_and_gone_on_from(capsys):
         torch.testing.assert_close(a, b)
 
 
+def test_what_begins_with_other_weights_is_another_run(capsys):
+    words = ["train", "lenet5", *QUICK]
+    assert main(words) == 0
+    (first,) = (machine.runs_folder() / "weights").glob("*.safetensors")
+    assert main([*words, "--weights", str(first)]) == 0
+    assert main([*words, "--weights", str(first)]) == 0  # the same run again
+    made, _ = records.read_all()
+    made = sorted((run for run in made if run.origin == "yours"), key=lambda run: run.begun_with)
+    assert [run.name for run in made] == ["lenet5", f"lenet5 (from {made[1].begun_with})"]
+    assert made[0].digest == made[1].digest
+    assert len({records.weights_file(run) for run in made}) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(None, "is not there"), (b"hello", "no weights file"), (b"", "no weights file")],

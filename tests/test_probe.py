@@ -8,6 +8,7 @@ import torchinfo
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -519,6 +520,17 @@ class Held(nn.Module):
 
     def forward(self, x):
         return F.conv2d(self.conv(x), self.kernel) * self.scale
+
+
+@pytest.mark.parametrize("normalise", [weight_norm, spectral_norm, nn.utils.weight_norm])
+def test_reparametrised_weights_are_counted(normalise):
+    """Their layer borrows them from another module, or from its own hook."""
+    net = nn.Sequential(normalise(nn.Conv2d(3, 8, 3)), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
+    table = probe.layers(net, (1, 3, 16, 16))
+    assert table["params"].sum() == sum(p.numel() for p in net.parameters())
+    assert table.attrs["unseen_params"] == 0
+    assert (table["field"] == 3).sum() == 1
+    assert probe.mult_adds(net, (1, 3, 16, 16)) == (27 * 8 + 8) * 14**2 + (8 * 14**2 + 1) * 10
 
 
 def test_what_no_layer_holds_has_rows_of_its_own():

@@ -108,6 +108,7 @@ def test_two_nets_of_one_size_are_two_runs(record, results):
         ("options", {"activation": "Tanh"}, False),
         ("label", "by day", False),
         ("source", "another copy", False),
+        ("begun_with", "1a2b3c4d", False),
         ("train_images", 99, False),
         ("profile", "laptop", False),
         ("device", "a faster one", True),

@@ -276,6 +276,7 @@ Return the names on the front, in any order.""",
                 )
             ),
             Case(({"only": (5, 0.5)},)),
+            Case(({"dear": (7, 0.2), "cheap": (1, 0.0)},)),
             Case(({"x": (9, 0.9), "y": (3, 0.9)},)),
             Case(({"one": (3, 0.9), "two": (3, float("0.9")), "three": (2, 0.1)},)),
         ),

@@ -68,7 +68,8 @@ class Recorder(TorchDispatchMode):
 
     def enter(self, module: nn.Module, inputs: tuple) -> None:
         self.running.append((module, inputs))
-        self.consumed, self.cost, self.operations = [], 0, 0  # of a layer without parts
+        # Of a layer without parts: what goes in, its cost, and weights that others hold.
+        self.consumed, self.cost, self.operations, self.borrowed = [], 0, 0, []
 
     def leave(self, module: nn.Module, _, output) -> None:
         self.running.pop()
@@ -81,7 +82,8 @@ class Recorder(TorchDispatchMode):
         shape = tuple(outputs[0].shape)
         # A normalisation's weights, and those of layers not known here, count once an image.
         cost = self.cost or shape[0] * sum(p.numel() for p in own)
-        call = self.add(module, type(module).__name__, outputs[0], own, cost, self.consumed)
+        params = [*own, *self.borrowed]
+        call = self.add(module, type(module).__name__, outputs[0], params, cost, self.consumed)
         if not self.operations:  # the input, passed on: others may use it too
             call.sources = tuple(self.sources[id(t)] for t in outputs if id(t) in self.sources)
             return
@@ -124,6 +126,7 @@ class Recorder(TorchDispatchMode):
         if not any(self.running[-1][0].children()):
             self.cost += cost
             self.operations += 1
+            self.borrowed += owners
             self.consumed += [source for source in sources if source != INSIDE]
             made_by = INSIDE if sources else None
         elif passed_on or not (sources or cost or owners):
