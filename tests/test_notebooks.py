@@ -7,8 +7,11 @@ Each rule returns its offences as sentences. `test_rule` holds every notebook to
 import ast
 import copy
 import importlib
+import os
 import re
+import signal
 import statistics
+import threading
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -388,6 +391,14 @@ def test_a_failing_cell_is_named():
     assert message == "09_broken.ipynb, code cell 3 of 4: ValueError: math domain error"
     assert notebook.cells[-2].outputs[0].ename == "ValueError"
     assert notebook.cells[-1].outputs == []
+
+
+def test_ctrl_c_is_no_fault_of_the_notebook():
+    def tick(*_) -> None:  # after the import, while the last cell sleeps
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with pytest.raises(notebooks.CellFailed, match="code cell 3 of 3: stopped"):
+        notebooks.execute(code("import time", "time.sleep(60)"), "a.ipynb", tick)
 
 
 def test_a_cell_that_ends_the_kernel_is_named():

@@ -199,13 +199,16 @@ def execute(
         on_cell_execute=starts,
         on_cell_executed=finished,
         kernel_name="python3",
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # nothing about its own transport
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # nothing about its own transport
     )
     try:
         client.execute()
     except (KeyboardInterrupt, AssertionError) as error:  # the latter is what nbclient makes of it
         raise CellFailed(f"{name}, code cell {number} of {len(code)}: stopped") from error
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        # nbclient takes Ctrl-C and SIGTERM for itself, and ends the kernel.
+        if hasattr(client, "_async_cleanup_kernel_future"):
+            raise CellFailed(f"{name}, code cell {number} of {len(code)}: stopped") from error
         reason = getattr(error, "evalue", "") or str(error)
         kind = getattr(error, "ename", type(error).__name__)
         raise CellFailed(f"{name}, code cell {number} of {len(code)}: {kind}: {reason}") from error
