@@ -214,6 +214,15 @@ def test_bars_that_hardly_differ_have_a_cut_axis_that_says_so(figures):
     ax = figures[0][0].axes[0]
     assert ax.get_xlabel() == "%, axis cut"
     assert 97 < ax.get_xlim()[0] < 98
+    assert 99 < ax.get_xlim()[1] < 100
+
+
+def test_epochs_are_whole_also_when_there_is_one(figures):
+    look.compare_curves({"a": history(1)}, "One")
+    (ax,) = figures[0][0].axes
+    figures[0][0].draw_without_rendering()
+    left, right = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if left <= tick <= right] == [1]
 
 
 def test_a_grid_shows_the_images_in_order(figures):

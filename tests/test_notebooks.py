@@ -393,6 +393,13 @@ def test_a_failing_cell_is_named():
     assert notebook.cells[-1].outputs == []
 
 
+def test_a_kernel_is_a_notebook_and_this_is_none():
+    notebook = code("from common import machine", "machine.in_notebook()")
+    notebooks.execute(notebook, "a.ipynb")
+    assert notebook.cells[-1].outputs[0].data["text/plain"] == "True"
+    assert not machine.in_notebook()
+
+
 def test_ctrl_c_is_no_fault_of_the_notebook():
     def tick(*_) -> None:  # after the import, while the last cell sleeps
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -98,6 +98,13 @@ def test_a_bad_setting_is_refused_at_once(settings, message):
         Config(**settings)
 
 
+@pytest.mark.parametrize(
+    ("size", "evaluated"), [(64, 128), (((1, 32), (1, 100)), 200), (300, 512), (512, 512)]
+)
+def test_evaluation_takes_twice_the_largest_batch_up_to_512(size, evaluated):
+    assert Config(epochs=2, batch_size=size).evaluation_batch == evaluated
+
+
 def test_batch_sizes_in_stages():
     config = Config(epochs=6, batch_size=((3, 32), (1, 64), (2, 128)))
     assert [config.batch_size_at(e) for e in range(6)] == [32, 32, 32, 64, 128, 128]
