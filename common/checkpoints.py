@@ -18,11 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
+import filelock
 import torch
 from torch import nn
 
 from common import ddp, machine
+from common.data import Images
 
 if TYPE_CHECKING:
     from common.run import Run  # for its type alone
@@ -36,8 +37,18 @@ LAYER_SETTINGS += ("num_groups", "negative_slope", "alpha", "min_val", "max_val"
 LAYER_SETTINGS += ("start_dim", "end_dim", "scale_factor", "size", "mode", "dim", "upscale_factor")
 LAYER_SETTINGS += ("beta", "threshold", "value", "lambd", "lower", "upper", "norm_type", "k")
 LAYER_SETTINGS += ("align_corners", "divisor_override", "return_indices", "affine")
+LAYER_SETTINGS += (
+    "num_heads",
+    "batch_first",
+    "norm_first",
+    "dropout",
+    "bidirectional",
+    "num_layers",
+)
+LAYER_SETTINGS += ("unflattened_size", "downscale_factor", "padding_idx", "elementwise_affine")
+LAYER_SETTINGS += ("activation", "nonlinearity", "max_norm", "scale_grad_by_freq", "add_zero_attn")
 # Of a net's own: its mode, and what the zoo and a weights file note.
-NO_SETTINGS = ("training", "variant", "options", "about", "begun_with")
+NO_SETTINGS = ("training", "zoo_name", "options", "about", "begun_with")
 LAYOUT_TOKENS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -51,18 +62,20 @@ class Store:
     def __init__(self, where: Path | str | bool | None, run: "Run"):
         self.path: Path | None = None
         self.task: dict = {}
-        self.locked = False
+        self.held: filelock.FileLock | None = None
         if where is None or where is False:
             return
         self.task = task_of(run)
-        name = f"{type(run.model).__name__}-{run.data.name}-{digest(repr(self.task).encode())}.pt"
+        end = f"-{digest(repr(self.task).encode())}.pt"
         self.path = (
-            machine.runs_folder() / "checkpoints" / machine.file_name(name)
+            machine.runs_folder()
+            / "checkpoints"
+            / machine.file_name(f"{type(run.model).__name__}-{run.data.name}", end)
             if where is True
             else Path(where)
         )
-        if self.path.is_dir():
-            raise ValueError(f"checkpoint={str(where)!r} is a folder; expected a file's name.")
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"checkpoint={str(where)!r} is no file; expected a file's name.")
 
     @property
     def previous(self) -> Path:
@@ -79,34 +92,29 @@ class Store:
         """Keep other processes off. Raises ValueError, with its number, where one is at work."""
         if self.path is None or ddp.rank() > 0:
             return
+        lock = filelock.FileLock(self.lock_file)  # which the system frees when a process dies
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if (owner := self.owner()) is not None:
-                raise ValueError(
-                    f"Process {owner} is at work on {self.path}. Wait for it or stop it, or choose "
-                    "another checkpoint."
-                )
-            self.lock_file.unlink(missing_ok=True)  # of a process that is gone
+            lock.acquire(timeout=0)
+            self.held = lock
+            self.lock_file.write_text(f"{os.getpid()}\n")
             machine.clear_leftovers(self.path)
-            with open(self.lock_file, "x", encoding="utf-8") as file:
-                file.write(f"{os.getpid()} {psutil.Process().create_time()}")
+        except filelock.Timeout:
+            owner = self.lock_file.read_text().strip()
+            raise ValueError(
+                f"Process {owner} is at work on {self.path}. Wait for it or stop it, or choose "
+                "another checkpoint."
+            ) from None
+        except NotImplementedError:
+            pass  # a network drive without locks: each process is on its own
         except OSError as error:
             raise machine.cannot_write(self.path, error) from error
-        self.locked = True
-
-    def owner(self) -> int | None:
-        """The number of the living process that holds the lock, or None."""
-        try:
-            number, began = self.lock_file.read_text(encoding="utf-8").split()
-            process = psutil.Process(int(number))
-            return int(number) if process.create_time() == float(began) else None
-        except (OSError, ValueError, psutil.Error):
-            return None
 
     def unlock(self) -> None:
-        if self.locked:
+        if self.held:
             self.lock_file.unlink(missing_ok=True)
-            self.locked = False
+            self.held.release()
+            self.held = None
 
     # ------------------------------------------------------------------------- writing, reading
 
@@ -182,7 +190,19 @@ def read_checked(path: Path) -> dict:
     saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(saved, dict) or not all(isinstance(saved.get(part), dict) for part in PARTS):
         raise ValueError(f"it lacks one of {', '.join(PARTS)}")
+    check_history(saved["history"])
     return saved
+
+
+def check_history(history: dict) -> None:
+    """Raise ValueError unless this is what `Run.HISTORY` names, as a training leaves it."""
+    rows, best = history.get("epochs"), history.get("best_epoch")
+    kinds = {"epochs": list, "batch_losses": list, "notes": list, "best_epoch": int}
+    kinds |= {"best_loss": float, "ended": str}
+    if not all(isinstance(history.get(name), kind) for name, kind in kinds.items()) or not (
+        all(isinstance(row, dict) for row in rows) and 0 <= best <= len(rows)
+    ):
+        raise ValueError("its history is not that of a training")
 
 
 def put_aside(path: Path) -> Path:
@@ -196,14 +216,12 @@ def put_aside(path: Path) -> Path:
 
 def task_of(run: "Run") -> dict:
     """What must be the same for a training to go on: net, images, settings, arithmetic."""
-    images = run.data.train
-    content = images.images.numpy().tobytes() + images.labels.numpy().tobytes()
     frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
     return {
         "network": f"{type(run.model).__name__} {run.digest}",
         "frozen": ", ".join(frozen),
         "begun with": getattr(run.model, "begun_with", ""),
-        "images": f"{run.data.name} {digest(content)}",
+        "images": f"{run.data.name} {digest_of_images(run.data.train)}",
         "classes": ", ".join(map(str, run.data.classes)),
         "arithmetic": run.precision,
         "processes": ddp.ranks(),
@@ -222,6 +240,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
+def digest_of_images(part: Images) -> str:
+    """Eight characters for the images and labels of a set's part."""
+    return digest(part.images.numpy().tobytes() + part.labels.numpy().tobytes())
+
+
 def digest_of(model: nn.Module) -> str:
     """Eight characters for a net's structure: its layers, sizes, options, and what forward does.
 
@@ -229,6 +252,8 @@ def digest_of(model: nn.Module) -> str:
     PyTorch it is: another one prints its layers otherwise.
     """
     parts = [f"{name}: {settings_of(module)}" for name, module in model.named_modules()]
+    if frozen := [name for name, p in model.named_parameters() if not p.requires_grad]:
+        parts.append(f"frozen: {', '.join(frozen)}")
     parts += [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()]
     parts += [f"{name} {tuple(b.shape)}" for name, b in model.named_buffers()]
     kinds = {type(m) for m in model.modules() if not is_torch_s(type(m))}
@@ -252,13 +277,26 @@ def settings_of(module: nn.Module) -> str:
     return f"{type(module).__name__} {told}"
 
 
-def value_of(value: object) -> str:
+def value_of(value: object, depth: int = 3) -> str:
     """A setting in words that are the same in every process; "" for what has none."""
     if isinstance(value, functools.partial):
         return f"{value_of(value.func)} {value.args} {value.keywords}"
-    if inspect.isroutine(value) or isinstance(value, type):
+    if isinstance(value, type):
         return value.__name__
-    return repr(value) if isinstance(value, bool | int | float | str | tuple | list | dict) else ""
+    if inspect.isroutine(value):
+        return (
+            value.__name__ if is_torch_s(value) else f"{value.__name__} {words_of(value)}".strip()
+        )
+    if isinstance(value, bool | int | float | str | tuple | list | dict):
+        if " at 0x" not in repr(value):
+            return repr(value)
+        value = value if isinstance(value, dict) else dict(enumerate(value))
+    elif isinstance(value, nn.Module | torch.Tensor) or not hasattr(value, "__dict__"):
+        return ""  # a part of the net stands for itself
+    # An object, by what it holds; its address, which repr may tell, is another in every process.
+    inside = value if isinstance(value, dict) else vars(value)
+    told = {key: value_of(item, depth - 1) for key, item in inside.items()} if depth else ""
+    return f"{type(value).__name__} {told}"
 
 
 def source_of_forward(kind: type[nn.Module]) -> str:
@@ -270,11 +308,22 @@ def source_of_forward(kind: type[nn.Module]) -> str:
         method = getattr(kind, name := left.pop(), None)
         if name in found or not inspect.isfunction(method) or is_torch_s(method):
             continue
-        try:
-            source = inspect.getsource(method)
-            words = tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline)
-            found[name] = " ".join(w.string for w in words if w.type not in LAYOUT_TOKENS)
-        except (OSError, TypeError, tokenize.TokenError, IndentationError):
-            continue
-        left += re.findall(r"self \. (\w+) \(", found[name])
+        if words := words_of(method):
+            found[name] = words
+            left += re.findall(r"self \. (\w+) \(", words)
     return " ".join(found[name] for name in sorted(found))
+
+
+def words_of(function: Callable) -> str:
+    """The words of a function's source, without comments and layout, or the names in it where that
+    is not known, as for a lambda in the middle of a line; and the values it has caught."""
+    try:
+        source = inspect.cleandoc(inspect.getsource(function))
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+        words = " ".join(token.string for token in tokens if token.type not in LAYOUT_TOKENS)
+    except (OSError, TypeError, tokenize.TokenError, IndentationError):
+        code = getattr(function, "__code__", None)
+        words = f"{code.co_names} {value_of(code.co_consts)}" if code else ""
+    caught = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    told = {name: value_of(value) for name, value in caught.items() if name != "__class__"}
+    return f"{words} {told}" if told else words

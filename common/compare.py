@@ -16,7 +16,7 @@ EPOCH_ON = "s an epoch, "  # begins the names of the columns of `alone`
 # Runs belong together when all of this agrees: they differ in their seed alone.
 GROUP = ["network", "label", "options", "digest", "begun_with", "dataset", "source", "experiment"]
 GROUP += ["profile", "image_size", "train_images", "params", "machine", "precision", "settings"]
-GROUP += ["origin"]
+GROUP += ["images", "origin"]
 
 
 class Stated(NamedTuple):
@@ -72,7 +72,7 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
     rows = [
         {
             **{name: getattr(run, name) for name in ("network", "label", "digest", "begun_with")},
-            "dataset": run.dataset,
+            **{name: getattr(run, name) for name in ("dataset", "images")},
             **{name: getattr(run, name) for name in ("source", "experiment", "profile", "params")},
             "options": json.dumps(run.options, sort_keys=True),
             "image_size": str(run.image_size),
@@ -83,7 +83,7 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             "origin": run.origin,
             "name": run.name,
             "epochs": run.epochs,
-            "mult_adds": run.mult_adds,
+            "mult_adds": math.nan if run.mult_adds is None else run.mult_adds,
             "accuracy": math.nan if run.test_accuracy is None else 100 * run.test_accuracy,
             "validation": 100 * run.val_accuracy,
             "seconds": statistics.median(row["seconds"] for row in run.history["epochs"]),

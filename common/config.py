@@ -2,7 +2,6 @@
 
 import math
 import operator
-import sys
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
@@ -76,11 +75,10 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"{name}={value!r}; expected a number.")
-            if not isinstance(value, float | int) or abs(value) > sys.maxsize:
-                try:  # fractions, and whole numbers that no float holds
-                    object.__setattr__(self, name, float(value))
-                except OverflowError:
-                    raise ValueError(f"{name} is too large a number.") from None
+            try:  # fractions, and whole numbers: 0 and 0.0 are the same setting
+                object.__setattr__(self, name, float(value))
+            except OverflowError:
+                raise ValueError(f"{name} is too large a number.") from None
         for name in WHOLE:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):

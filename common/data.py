@@ -64,6 +64,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         if not isinstance(self.classes, tuple | list):
             raise TypeError(f"{self.name}: classes={self.classes!r}; expected a row of names.")
+        if len(set(map(str, self.classes))) < len(self.classes):
+            raise ValueError(f"{self.name}: two of the classes {self.classes} have the same name.")
         for part in ("train", "test"):
             if not isinstance(getattr(self, part), Images):
                 kind = type(getattr(self, part)).__name__

@@ -312,7 +312,7 @@ def plans(
             raise ValueError(unknown(f"network in {experiment}", name, networks))
     return [
         plan.at(profile, seed)
-        for seed in seeds or [None]
+        for seed in dict.fromkeys(seeds or [None])
         for plan in table
         if not only or plan.network in only
     ]

@@ -335,6 +335,10 @@ def unknown(kind: str, name: object, valid: tuple[str, ...]) -> str:
     return f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}."
 
 
-def file_name(text: str) -> str:
-    """The text with a hyphen for what not every file system takes; it may say "ReLU/sigmoid"."""
-    return re.sub(r"[^\w.+=-]+", "-", text)
+def file_name(text: str, end: str) -> str:
+    """The text with a hyphen for what not every file system takes; it may say "ReLU/sigmoid".
+
+    At most 160 bytes of it, before the `end`: a file system takes 255.
+    """
+    short = re.sub(r"[^\w.+=-]+", "-", text).encode()[:160]
+    return short.decode(errors="ignore") + end

@@ -56,7 +56,9 @@ def prepared(model: nn.Module, path: Path) -> torch.Tensor:
         raise ValueError(
             f"it has {header.width} x {header.height} pixels; expected {SMALLEST} or more each way"
         )
-    values = pictures.read_picture(path, about["channels"] == 1, about["image_size"])
+    size = about["image_size"]
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    values = pictures.read_picture(path, about["channels"] == 1, size)
     x = torch.tensor(values).float() / 255
     mean, std = (torch.tensor(about[key]).view(-1, 1, 1) for key in ("mean", "std"))
     return ((x - mean) / std)[None].to(machine.device())

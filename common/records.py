@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from common import ddp, machine, probe, sources, weights, zoo
+from common import checkpoints, ddp, machine, probe, sources, weights, zoo
 from common.config import Config
 from common.data import Batches, ImageSet
 from common.run import Run
@@ -44,7 +44,7 @@ class Record:
     train_images: int
     config: dict
     params: int
-    mult_adds: int
+    mult_adds: int | None
     history: dict
     test_accuracy: float | None
     class_accuracy: dict
@@ -57,6 +57,7 @@ class Record:
     commit: str
     errors: dict | None = None  # number of the test image -> class it was taken for
     begun_with: str = ""
+    images: str = ""  # a digest of a set of one's own, which a name does not tell from others
     test_images: int | None = None  # None in older records: 1,000 of a sample, else 10,000
     origin: str = field(default="recorded", compare=False)  # or "yours"; not written
 
@@ -97,15 +98,21 @@ class Record:
         value = rows[best - 1]["val_accuracy"] if best else None
         return math.nan if value is None else value
 
+    def has_image(self, number: str, answer: int) -> bool:
+        """Whether there can be an error of this test image, taken for the class `answer`."""
+        known = number.isdecimal() and int(number) < self.judged_on
+        return known and fits(answer, int) and 0 <= answer < len(self.class_accuracy)
+
     def identity(self) -> str:
         """A hash of what was run, the same for a repetition on another day or machine."""
         what = {name: getattr(self, name) for name in self.IDENTITY}
-        what |= {"begun_with": self.begun_with} if self.begun_with else {}
+        # Older records have none of these.
+        what |= {n: getattr(self, n) for n in ("begun_with", "images") if getattr(self, n)}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def file_name(self) -> str:
         parts = (self.experiment, self.name, self.dataset, self.profile, self.seed)
-        return machine.file_name("-".join([*map(str, parts), self.identity()[:8]]) + ".json")
+        return machine.file_name("-".join(map(str, parts)), f"-{self.identity()[:8]}.json")
 
 
 FIELDS = {f.name: f.type for f in dataclasses.fields(Record) if f.name != "origin"}
@@ -124,9 +131,19 @@ def judge(run: Run, experiment: str, label: str = "") -> Evaluation:
 
 def judged(run: Run, experiment: str, label: str = "") -> tuple[Evaluation, Record]:
     """What `judge` does, for those who need the record as well."""
-    if run.ended not in ("done", "early") or not run.best_epoch:
+    for name, value in (("experiment", experiment), ("label", label)):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}={value!r}; expected words, such as 'our recipe'.")
+    if run.ended not in ("done", "early"):
         why = " ".join(run.notes) or "it was stopped before its last epoch"
         raise ValueError(f"Only a finished training is judged: {why}. Train it to its end.")
+    if not run.best_epoch:
+        raise ValueError(f"In no epoch was the validation loss a number. {' '.join(run.notes)}")
+    if run.replaced:
+        raise ValueError(
+            "This net was trained again after this run, and has other weights now. Judge a run "
+            "before the next fit, or build a new net for each."
+        )
     config = run.config
     batches = Batches(run.data, "test", config.evaluation_batch, size=config.image_size)
     test = evaluate(run.model, batches, run.precision)
@@ -145,9 +162,10 @@ def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> R
     H, W = (size, size) if isinstance(size, int) else size
     return Record(
         network=zoo.name_of(run.model),
-        options=plain(getattr(run.model, "options", {})),
+        options=options_of(run.model),
         digest=run.digest,
         begun_with=getattr(run.model, "begun_with", ""),
+        images="" if data.name in sources.KNOWN else checkpoints.digest_of_images(data.train),
         label=label,
         experiment=experiment,
         profile=machine.profile(),
@@ -158,7 +176,7 @@ def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> R
         train_images=train_images,
         config=as_json(config),
         params=sum(p.numel() for p in run.model.parameters()),
-        mult_adds=probe.mult_adds(run.model, (1, data.shape[0], H, W)),
+        mult_adds=mult_adds_of(run.model, (1, data.shape[0], H, W)),
         history={
             "epochs": run.epochs,
             "batch_losses": [round(loss, 4) for loss in run.batch_losses],
@@ -177,6 +195,20 @@ def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> R
         versions=versions(),
         commit=run.commit,
     )
+
+
+def options_of(model: torch.nn.Module) -> dict:
+    """What the net's builder was told, where that is known."""
+    options = getattr(model, "options", {})
+    return plain(options) if isinstance(options, dict) else {}
+
+
+def mult_adds_of(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> int | None:
+    """Mult-adds of one image, or None for a net that cannot be copied or counted."""
+    try:
+        return probe.mult_adds(model, shape)
+    except Exception:  # whatever an attribute makes of being copied: no reason to lose a training
+        return None
 
 
 def errors(test: Evaluation, data: ImageSet) -> dict[str, int]:
@@ -209,7 +241,7 @@ def keep_weights(run: Run, record: Record) -> Path:
 def weights_file(record: Record) -> Path:
     """Where `keep_weights` writes: in the runs folder, a file for each run, unless repeated."""
     parts = (record.network, record.dataset, record.seed, record.identity()[:8])
-    name = machine.file_name("-".join(map(str, parts)) + ".safetensors")
+    name = machine.file_name("-".join(map(str, parts[:-1])), f"-{parts[-1]}.safetensors")
     return machine.runs_folder() / "weights" / name
 
 
@@ -328,7 +360,7 @@ def check_values(record: Record) -> None:
         ("test_accuracy", record.test_accuracy is None or 0 <= record.test_accuracy <= 1),
         ("image_size", all(fits(size, int) and size >= 1 for size in sizes)),
         ("params", record.params >= 1),
-        ("mult_adds", record.mult_adds >= 0),
+        ("mult_adds", (record.mult_adds or 0) >= 0),
         ("train_images", record.train_images >= 1),
         ("train_seconds", 0 < record.train_seconds < math.inf),
         ("images_per_s", 0 < record.images_per_s < math.inf),
@@ -341,7 +373,7 @@ def check_values(record: Record) -> None:
         ("image_size", len(sizes) in (1, 2)),
         ("test_images", record.test_images is None or record.test_images >= 1),
         ("precision", record.precision in machine.PRECISIONS),
-        ("errors", all(n.isdecimal() and fits(k, int) for n, k in (record.errors or {}).items())),
+        ("errors", all(record.has_image(*error) for error in (record.errors or {}).items())),
         ("class_accuracy", all(map(is_share, record.class_accuracy.values()))),
     ):
         if not good:
@@ -356,7 +388,7 @@ def possible(row: dict) -> bool:
     return (
         all(loss is None or fits(loss, float) for loss in losses)
         and all(map(is_share, shares))
-        and all(fits(time, float) and time > 0 for time in times)
+        and all(fits(time, float) and 0 < time < math.inf for time in times)
     )
 
 

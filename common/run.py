@@ -4,6 +4,7 @@ import copy
 import functools
 import sys
 import traceback
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ WINDOW = 16  # batches after which the losses are read, so that a GPU need not w
 # What looks on: each is called as watcher(event, training), with "start" before the first batch and
 # "epoch" after each. `common.look` enters its curve here.
 watchers: list[Callable[[str, "Training"], None]] = []
+# The last training of each net: what came before has left it with other weights.
+latest: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Run]]" = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -64,6 +67,11 @@ class Run:
         if not self.best_epoch:
             raise ValueError(f"This training has no finished epoch. {' '.join(self.notes)}")
         return self.epochs[self.best_epoch - 1]
+
+    @property
+    def replaced(self) -> bool:
+        """Whether its net was trained again since, and no longer has the weights of this run."""
+        return self.model in latest and latest[self.model]() is not self
 
     @property
     def train_seconds(self) -> float:
@@ -146,10 +154,18 @@ class Training:
         return self
 
     def __exit__(self, kind, error, _) -> bool:
+        try:
+            return self.end(error)
+        finally:
+            self.file.unlock()
+
+    def end(self, error: BaseException | None) -> bool:
+        """Put the best weights in place; whether the error is dealt with."""
         run = self.run
         run.peak_memory_bytes = machine.peak_memory_bytes()
         run.model.load_state_dict(self.best_weights)
         run.model.eval()
+        latest[run.model] = weakref.ref(run)
         self.net = run.model  # recorded passes end here
         self.bar.close()
         if isinstance(error, NotFinite):
@@ -160,7 +176,6 @@ class Training:
         elif isinstance(error, KeyboardInterrupt):
             again = "Call it again to go on." if self.file.path else "No checkpoint was kept."
             print(f"Stopped in epoch {len(run.epochs) + 1}; the best weights are in place. {again}")
-        self.file.unlock()
         if error is None or isinstance(error, (NotFinite, KeyboardInterrupt)):
             return True
         self.optimizer.zero_grad()
@@ -245,9 +260,16 @@ class Training:
         for name in Run.HISTORY:
             setattr(self.run, name, saved["history"][name])
         self.best_weights = saved["best_weights"]
-        self.run.model.load_state_dict(saved["weights"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        try:
+            self.run.model.load_state_dict(self.best_weights)  # asked now, for they come last
+            self.run.model.load_state_dict(saved["weights"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.file.path} does not fit this training ({str(error)[:100]}). "
+                "Choose another file, or delete this one to start anew."
+            ) from error
 
 
 def split_batches(data: ImageSet, config: Config) -> tuple[Batches, Batches]:
@@ -296,11 +318,16 @@ def check_outputs(model: nn.Module, batches: Batches, classes: int) -> None:
             outputs = model(x)
         check_logits_of(main_output(outputs), len(x), classes)
         model.train()
-        with told():
+        with told(), torch.enable_grad():
             outputs = model(x)
         # In training, auxiliary classifiers may stand beside the main one.
         for output in outputs if isinstance(outputs, tuple) and outputs else (outputs,):
             check_logits_of(output, len(x), classes, " in training")
+            if not output.requires_grad and not advice.all_frozen(model):
+                raise ValueError(
+                    "No gradient can flow back from what the net returns: look for detach, no_grad "
+                    "or numpy in its forward method, or for inference_mode around the training."
+                )
     if advice.all_frozen(model):
         raise ValueError("All weights of this net are frozen (requires_grad=False): none learns.")
 
@@ -312,6 +339,8 @@ def check_logits_of(output: object, n: int, classes: int, when: str = "") -> Non
         raise ValueError(
             f"The net returns a {kind}{when}; expected a tensor of logits (N, {classes})."
         )
+    if not output.is_floating_point() or output.layout is not torch.strided:
+        raise ValueError(f"The net returns {output.dtype}, {output.layout}{when}; expected floats.")
     if tuple(output.shape) != (n, classes):
         raise ValueError(
             f"The net returns shape {tuple(output.shape)} for {n} images{when}; expected "

@@ -131,7 +131,11 @@ def evaluate(
     all_logits, labels = [], []
     for x, y in batches:
         with machine.autocast(x.device, precision):
-            all_logits.append(main_output(model(x)).float())
+            output = main_output(model(x))
+        if not isinstance(output, torch.Tensor) or len(output) != len(y):
+            came = tuple(getattr(output, "shape", ())) or type(output).__name__
+            raise ValueError(f"The net returns {came} for {len(y)} labels; expected (N, K) logits.")
+        all_logits.append(output.float())
         labels.append(y)
     if sum(map(len, labels)) == 0:
         raise ValueError("There are no images to judge: expected one batch (x, y) or more.")
@@ -152,8 +156,9 @@ def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> None:
             f"The net returns shape {tuple(logits.shape)} for {len(labels)} labels; expected "
             f"({len(labels)}, K): one number for each of the K classes."
         )
-    if labels.dtype != torch.int64:
-        raise ValueError(f"The labels are {labels.dtype}; expected int64 class numbers.")
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        kind = f"{labels.dtype} {tuple(labels.shape)}"
+        raise ValueError(f"The labels are {kind}; expected int64 class numbers (N,).")
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
         raise ValueError(f"The labels go from {low} to {high}; expected class numbers from 0 up.")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from common import checkpoints, machine, zoo
+from common.config import MOST_PIXELS
 from common.machine import unknown
 
 WEIGHTS = machine.HOME / "weights"
@@ -74,12 +75,36 @@ def metadata(path: Path) -> dict:
         raise FileNotFoundError(f"{path} is not there, or is no file.")
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["about"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+            about = json.loads((file.metadata() or {})["about"])
+        check_about(about)
+        return about
+    except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise ValueError(
             f"{path} is no weights file of this course ({type(error).__name__}: "
             f"{str(error)[:80]}). Expected a .safetensors file that `train` wrote."
         ) from error
+
+
+def check_about(about: dict) -> None:
+    """Raise ValueError unless metadata holds what a net is built and its images prepared from."""
+    kinds = {"network": str, "options": dict, "classes": list, "channels": int, "mean": list}
+    kinds |= {"std": list, "image_size": int | list}
+    if not isinstance(about, dict):
+        raise ValueError("its metadata is no JSON object")
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name), kind):
+            raise ValueError(f"its {name} is {str(about.get(name))[:40]!r}, not {kind}")
+    numbers = [*about["mean"], *about["std"]]
+    sizes = about["image_size"]
+    sizes = sizes if isinstance(sizes, list) else [sizes, sizes]
+    if not (
+        len(about["mean"]) == len(about["std"]) == about["channels"]
+        and all(isinstance(n, int | float) for n in numbers)
+        and min(about["std"]) > 0
+        and len(sizes) == 2
+        and all(isinstance(n, int) and 1 <= n <= MOST_PIXELS for n in sizes)
+    ):
+        raise ValueError("its mean, std, channels and image_size do not belong together")
 
 
 def load_into(model: nn.Module, path: Path) -> None:
@@ -114,7 +139,8 @@ def write(model: nn.Module, path: Path, about: dict, half: bool = False) -> None
 
     With `half`, in fp16. Raises OSError where that fails, ValueError where a value does not fit.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # Copies: tied weights are written as often as they are used, which safetensors asks for.
+    state = {n: v.detach().cpu().contiguous().clone() for n, v in model.state_dict().items()}
     if half:
         state = {n: v.half() if v.is_floating_point() else v for n, v in state.items()}
     if not all(value.isfinite().all() for value in state.values()):

@@ -210,7 +210,7 @@ def build(
 ) -> nn.Module:
     """A freshly initialised network. Channels and classes default to the variant's own.
 
-    Its attributes `variant` and `options` say what it was built as. Raises ValueError for an
+    Its attributes `zoo_name` and `options` say what it was built as. Raises ValueError for an
     unknown name or option, fewer than 1 channel, or fewer than 2 classes.
     """
     row = variant(name)
@@ -223,7 +223,7 @@ def build(
         raise
     except Exception as error:  # whatever the notebook's code makes of an odd value
         raise ValueError(f"{name} cannot be built with {options}: {error}.") from error
-    model.variant, model.options = name, options
+    model.zoo_name, model.options = name, options
     return model
 
 
@@ -248,8 +248,8 @@ def name_of(model: nn.Module) -> str:
 
     A class that no notebook knows gives its own name.
     """
-    if hasattr(model, "variant"):
-        return model.variant
+    if isinstance(told := getattr(model, "zoo_name", None), str):
+        return told
     kind = type(model).__name__
     for name, notebook in index()[0].items():
         source = NotebookLoader(notebook).get_data("").decode()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -251,19 +252,85 @@ def small(digits):
     return run, state | {"weights": net.state_dict(), "history": {"epochs": [1, 2]}}
 
 
+def past(epochs: int) -> dict:
+    """The history of so many epochs."""
+    return {
+        "epochs": [{"epoch": n} for n in range(1, epochs + 1)], "batch_losses": [], "notes": [],
+        "best_epoch": epochs, "best_loss": 1.0, "ended": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"epochs": "three"}, {"epochs": [1, 2]}, {"best_epoch": 99}, {"best_epoch": -1},
+        {"notes": None}, {"ended": 1}, {"batch_losses": {}},
+    ],
+)  # fmt: skip
+def test_a_whole_file_with_an_odd_history_is_passed_over(tmp_path, small, odd):
+    run, state = small
+    store = checkpoints.Store(tmp_path / "run.pt", run)
+    store.save(state | {"history": past(1)})
+    store.save(state | {"history": past(2) | odd})
+    with pytest.warns(UserWarning, match="its history is not that of a training"):
+        assert store.load()["history"] == past(1)
+
+
+@pytest.mark.parametrize("part", ["weights", "best_weights", "optimizer"])
+def test_a_whole_file_with_odd_weights_says_so(tmp_path, digits, part):
+    file = tmp_path / "run.pt"
+    run = fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
+    store = checkpoints.Store(file, run)
+    store.save(checkpoints.read_checked(file) | {part: {}})
+    for _ in range(2):  # nor does the failure keep the file locked
+        with pytest.raises(ValueError, match=r"run\.pt does not fit this training"):
+            fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
+
+
+def test_the_lock_has_one_holder(tmp_path, small):
+    """Also of several that ask at once, and in one process; a dead holder's lock is free."""
+    run, _ = small
+    stores = [checkpoints.Store(tmp_path / "run.pt", run) for _ in range(8)]
+
+    def ask(store: checkpoints.Store) -> bool:
+        try:
+            store.lock()
+            return True
+        except ValueError:  # another one is at work on it
+            return False
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(ask, stores)) == 1
+        for store in stores:
+            store.unlock()
+    (tmp_path / "run.pt.lock").write_text("999999\n")
+    assert ask(stores[0])
+
+
+def test_a_second_ctrl_c_does_not_keep_the_file(tmp_path, digits, monkeypatch):
+    file = tmp_path / "run.pt"
+    with monkeypatch.context() as patch:
+        stop_after(1, patch, KeyboardInterrupt)
+        patch.setattr(train.Training, "end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(lenet(), digits, CONFIG, show=False, checkpoint=file)
+    assert fit(lenet(), digits, CONFIG, show=False, checkpoint=file).ended == "done"
+
+
 def test_every_flipped_bit_is_found_and_the_file_before_serves(tmp_path, small):
     run, state = small
     store = checkpoints.Store(tmp_path / "run.pt", run)
-    store.save(state | {"history": {"n": 1}})
-    store.save(state | {"history": {"n": 2}})
-    assert store.load()["history"] == {"n": 2}
+    store.save(state | {"history": past(1)})
+    store.save(state | {"history": past(2)})
+    assert store.load()["history"] == past(2)
     content = bytearray(store.path.read_bytes())
     for place in range(0, len(content), max(len(content) // 200, 1)):
         spoilt = bytearray(content)
         spoilt[place] ^= 1 << (place % 8)
         store.path.write_bytes(spoilt)
         with pytest.warns(UserWarning, match=r"run\.pt is damaged"):
-            assert store.load()["history"] == {"n": 1}, place
+            assert store.load()["history"] == past(1), place
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000])
@@ -302,7 +369,7 @@ def test_other_classes_or_frozen_layers_are_another_training(digits, tmp_path):
 
 def test_a_folder_is_no_checkpoint(digits, tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match=r"is a folder; expected a file's name"):
+    with pytest.raises(ValueError, match=r"is no file; expected a file's name"):
         fit(lenet(), digits, CONFIG, show=False, checkpoint=tmp_path / "mine")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -333,7 +400,7 @@ def test_stopped_before_the_first_batch_leaves_no_lock(digits, tmp_path, monkeyp
 def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch, small):
     run, state = small
     store = checkpoints.Store(tmp_path / "run.pt", run)
-    store.save(state | {"history": {"n": 1}})
+    store.save(state | {"history": past(1)})
 
     def full(state, path):
         path.write_bytes(b"half")
@@ -341,8 +408,8 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch, small)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match=r"run\.pt cannot be written \(.*MB free there\)"):
-        store.save(state | {"history": {"n": 2}})
-    assert store.load()["history"] == {"n": 1}
+        store.save(state | {"history": past(2)})
+    assert store.load()["history"] == past(1)
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import data, machine, records, zoo
+from common import compare, data, machine, records, zoo
 from common.config import Config
 from common.run import Run
 from common.train import evaluate, fit
@@ -109,6 +110,7 @@ def test_two_nets_of_one_size_are_two_runs(record, results):
         ("label", "by day", False),
         ("source", "another copy", False),
         ("begun_with", "1a2b3c4d", False),
+        ("images", "1a2b3c4d", False),
         ("train_images", 99, False),
         ("profile", "laptop", False),
         ("device", "a faster one", True),
@@ -224,6 +226,89 @@ def test_a_name_may_hold_anything(record):
 
 
 # ------------------------------------------------------------------------------------- judging
+
+
+def small_run(model=None, images=None, **config):
+    settings = {"epochs": 1, "image_size": 8, "train_images": 60} | config
+    model = model or nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return fit(model, images or data.load("digits"), Config(**settings), show=False)
+
+
+class Awkward(nn.Sequential):
+    """A net with attributes that records, or a copy for counting, may stumble on."""
+
+    def __init__(self, **kept):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"lock": threading.Lock()}, {"source": (n for n in range(3))}, {"options": ["a"]},
+        {"options": 3}, {"variant": 2}, {"variant": "relu"}, {"zoo_name": nn.ReLU},
+    ],
+    ids=lambda kept: " ".join(kept),
+)  # fmt: skip
+def test_no_attribute_of_a_net_loses_a_training(kept, results):
+    records.judge(small_run(Awkward(**kept)), "a test")
+    (found,), problems = records.read_all()
+    assert (found.network, found.options, problems) == ("Awkward", {}, [])
+
+
+@pytest.mark.parametrize("words", [{"experiment": None}, {"label": 3}, {"experiment": Path("a")}])
+def test_a_name_that_is_none_is_refused_before_the_test_images_are_used(words, monkeypatch):
+    monkeypatch.setattr(records, "evaluate", None)
+    with pytest.raises(TypeError, match="expected words"):
+        records.judge(small_run(), **{"experiment": "a test"} | words)
+
+
+def test_long_names_have_files(results):
+    images = dataclasses.replace(data.load("digits"), name="x" * 300)
+    records.judge(small_run(images=images), "ä" * 200, "y" * 300)
+    records.judge(small_run(images=images), "ä" * 200, "y" * 299)
+    assert len(records.read_all()[0]) == 2
+
+
+def test_a_net_that_was_trained_again_is_not_judged_as_the_run_before(results):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    first, second = small_run(net), small_run(net, seed=1)
+    with pytest.raises(ValueError, match="was trained again"):
+        records.judge(first, "a test")
+    records.judge(second, "a test")
+
+
+def test_a_loss_that_is_never_a_number_is_said(results):
+    run = small_run()
+    run.best_epoch = 0
+    with pytest.raises(ValueError, match="In no epoch was the validation loss a number"):
+        records.judge(run, "a test")
+
+
+def test_own_images_under_one_name_are_two_sets(results):
+    digits = data.load("digits")
+    bright = data.Images(digits.train.images // 2, digits.train.labels)
+    for images in (digits, dataclasses.replace(digits, train=bright)):
+        records.judge(small_run(images=images), "a test")
+    assert len(records.read_all()[0]) == 2
+    assert len(compare.grouped(records.read_all()[0])) == 2
+
+
+def test_frozen_layers_make_another_run(results):
+    for frozen in (False, True):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
+        net[2].requires_grad_(not frozen)
+        records.judge(small_run(net), "a test")
+    assert len(records.read_all()[0]) == 2
+
+
+def test_tied_weights_are_kept(results):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10))
+    net[2].weight = net[1].weight
+    run = small_run(net)
+    _, record = records.judged(run, "a test")
+    assert records.keep_weights(run, record).is_file()
 
 
 def test_judge_writes_the_record_and_removes_the_checkpoint(results):

@@ -361,7 +361,7 @@ def test_arguments_of_another_kind_are_refused(digits, wrong, words):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (torch.tensor([0.0, 1.0]), "labels are torch.float32; expected int64"),
+        (torch.tensor([0.0, 1.0]), "labels are torch.float32"),
         (torch.tensor([-1, 0]), "expected class numbers from 0 up"),
         (torch.tensor([3, 12]), r"from 3 to 12, the net knows .* 0 to 9\. .*num_classes=13"),
     ],
@@ -499,6 +499,51 @@ def test_the_test_images_are_not_touched(digits):
 # ------------------------------------------------------------------------------------- precision
 
 
+class Cut(nn.Module):
+    """A net whose forward pass cuts the way back, or ends in something else than floats."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.layer = how, nn.Linear(64, 10)
+
+    def forward(self, x):
+        y = self.layer(x.flatten(1))
+        if self.how == "detach":
+            return y.detach()
+        if self.how == "no_grad":
+            with torch.no_grad():
+                return self.layer(x.flatten(1))
+        return y.long() if self.how == "whole" else y.to_sparse()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("detach", "No gradient"), ("no_grad", "No gradient"), ("whole", "int64"), ("sparse", "spar")],
+)
+def test_logits_that_cannot_be_trained_are_refused_before(digits, how, words):
+    with pytest.raises(ValueError, match=words):
+        fit(Cut(how), digits, short(image_size=8), show=False)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits, short(image_size=8), show=False)
+
+
+@pytest.mark.parametrize(
+    ("net", "labels"),
+    [
+        (lambda x: {"logits": x}, [4]), (lambda x: None, [4]), (lambda x: x, [3, 5]),
+        (lambda x: x, [(4, 1)]),
+    ],
+)  # fmt: skip
+def test_evaluate_asks_for_a_row_a_label(net, labels):
+    class Net(nn.Module):
+        def forward(self, x):
+            return net(x)
+
+    batches = [(torch.rand(4, 10), torch.zeros(size, dtype=torch.int64)) for size in labels]
+    with pytest.raises(ValueError, match=r"labels.*; expected|expected \(N, K\)"):
+        evaluate(Net(), batches)
+
+
 @pytest.mark.parametrize("bf16", [True, False])
 def test_auto_precision_follows_the_hardware(digits, monkeypatch, bf16):
     monkeypatch.setattr(machine, "has_bf16", lambda kind: bf16)
@@ -506,7 +551,7 @@ def test_auto_precision_follows_the_hardware(digits, monkeypatch, bf16):
     model = lenet()
 
     def look(_, __, output):
-        if output.requires_grad:  # neither the probe before nor the evaluation after an epoch
+        if output.requires_grad and len(output) > 2:  # no look before, no evaluation after
             seen.append(output.dtype)
 
     model.conv1.register_forward_hook(look)

@@ -255,15 +255,16 @@ def format_of(image: Image.Image) -> str:
     return f"JPEG quality {quality:.0f} (lossy)"
 
 
-def read_picture(path: Path, grey: bool, side: int | None) -> np.ndarray:
-    """A picture as uint8 (C, H, W), held upright, on white, reduced to `side` x `side` if given.
+def read_picture(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndarray:
+    """A picture as uint8 (C, H, W), held upright, on white, reduced to `size` (H, W) if given.
 
     Raises ValueError with the reason when it cannot be read.
     """
     with opened(path) as image:
         format = image.format
-        if side:
-            image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded at about the size needed
+        if size:
+            side = 2 * max(size)
+            image.draft(None, (side, side))  # a JPEG is decoded at about the size needed
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "I" or image.mode.startswith("I;16"):
             if image.mode == "I" and format == "TIFF":
@@ -276,8 +277,8 @@ def read_picture(path: Path, grey: bool, side: int | None) -> np.ndarray:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         mode = "L" if grey else "RGB"
         image = image if image.mode == mode else image.convert(mode)  # which would copy it
-        if side and image.size != (side, side):
-            image = ImageOps.fit(image, (side, side))
+        if size and image.size != size[::-1]:
+            image = ImageOps.fit(image, size[::-1])
         array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
@@ -304,7 +305,7 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
     n = 0
     for name in progress_bar(headers, "decoding images", delay=1):
         try:
-            images[n] = read_picture(root / name, grey, side)
+            images[n] = read_picture(root / name, grey, side and (side, side))
             n += 1
         except ValueError as error:
             bad[name] = str(error)
