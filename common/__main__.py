@@ -6,6 +6,7 @@ that cannot be written.
 
 import gc
 import json as as_text
+import math
 import os
 import sys
 import time
@@ -190,6 +191,9 @@ def run_course(
 
     began = time.time()
     chosen = files.paths(list(notebooks))
+    if not 0 < cell_minutes < math.inf:
+        raise ValueError(f"--cell-minutes {cell_minutes:g}; expected a number above 0.")
+    out.mkdir(parents=True, exist_ok=True)  # raises for a file, before hours of work
     print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
     done = []
     for i, path in enumerate(chosen, 1):
@@ -246,13 +250,14 @@ def predict_pictures(
     net = predict.network(model)
     wrong = 0
     for path in predict.files_in(pictures):
+        name = os.fsencode(path).decode(errors="backslashreplace")  # of any encoding
         try:
             found = predict.classes(net, path, top)
         except ValueError as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            print(f"{name}: {error}", file=sys.stderr)
             wrong += 1
             continue
-        print(f"{path}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
+        print(f"{name}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
     return int(wrong > 0)
 
 

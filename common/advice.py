@@ -21,7 +21,8 @@ SATURATED = 0.9  # share of a sigmoid's or tanh's values at its ends that counts
 VANISHED = 1e-3  # gradient of the first layer over that of the last, per weight
 
 aten = torch.ops.aten
-RECTIFIERS = {aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_, aten.threshold, aten.clamp_min}
+RECTIFIERS = {aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_, aten.threshold}
+RECTIFIERS |= {aten.clamp_min, aten.clamp_min_, aten.clamp}
 ENDS = {aten.sigmoid: 0.0, aten.sigmoid_: 0.0, aten.tanh: -1.0, aten.tanh_: -1.0}  # lower end
 
 # How the allocators of PyTorch and C++ say that there was not enough memory.
@@ -121,6 +122,12 @@ def findings(
             "The net ends in a softmax, and the loss applies one itself: two of them keep the loss "
             "high and the gradients small. Let the net return logits, without softmax."
         ]
+    if looks_like_sigmoid(outputs):
+        return [
+            "The net ends in a sigmoid or in a ReLU with a limit: what it returns lies between 0 "
+            "and 1, and the softmax in the loss makes little of so small differences. Let the net "
+            "return logits."
+        ]
     guessing = entropy(labels)
     if len(losses) < ENOUGH or guessing == 0 or not is_stuck(losses, guessing):
         return []  # 0: labels of one class
@@ -179,6 +186,12 @@ def looks_like_softmax(outputs: torch.Tensor) -> bool:
     return bool((outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
 
+def looks_like_sigmoid(outputs: torch.Tensor) -> bool:
+    """Whether all of many values (N, K) lie from 0 to 1, and not in the middle, as at the start."""
+    inside = bool((outputs >= 0).all() and (outputs <= 1).all())
+    return inside and outputs.numel() >= 100 and outputs.std().item() > 0.1
+
+
 def all_frozen(net: nn.Module) -> bool:
     """Whether no weight of a net is trained."""
     return not any(p.requires_grad for p in net.parameters())
@@ -203,7 +216,8 @@ class Listener(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         kind = function.overloadpacket
         where = self.names[-1] if self.names else "forward"
-        if kind in RECTIFIERS and result.ndim > 1:
+        rectifies = kind is not aten.clamp or args[1:2] == (0,)  # by its lower end alone
+        if kind in RECTIFIERS and rectifies and result.ndim > 1:
             units = result.transpose(0, 1).flatten(1)  # channel x everything else
             share = (units <= 0).all(1).float().mean().item()
             if share > DEAD:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 
 from common import advice, data, machine, train, zoo
@@ -51,6 +52,38 @@ def test_dead_rectifiers(batch):
     assert "100% of the units of act2 are dead" in note
     assert "act1" not in note
     assert "2.303" in note
+
+
+@pytest.mark.parametrize(
+    "rectify",
+    [lambda x: x.clamp(min=0), lambda x: x.clamp(0), lambda x: torch.clamp_min(x, 0), F.relu],
+)
+def test_dead_rectifiers_are_found_whatever_makes_them(batch, rectify):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(784, 20), nn.Linear(20, 10)
+            nn.init.constant_(self.first.bias, -1000)
+
+        def forward(self, x):
+            return self.last(rectify(self.first(x.flatten(1))))
+
+    (note,) = advice.diagnose(Net(), GUESS, batch, LABELS)
+    assert "100% of the units of first are dead" in note
+
+
+def test_a_clamp_on_both_sides_is_no_rectifier(batch):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    nn.init.constant_(net[1].bias, -100)
+    net.register_forward_hook(lambda _, __, y: y.clamp(-200, 200))
+    assert all("dead" not in note for note in advice.diagnose(net, GUESS, batch, LABELS))
+
+
+def test_a_sigmoid_at_the_end(batch):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Sigmoid())
+    (note,) = advice.diagnose(net, [2.0, 1.6] * 30, batch, LABELS)
+    assert "ends in a sigmoid" in note
+    assert advice.diagnose(net[:2], [2.0, 1.6] * 30, batch, LABELS) == []
 
 
 def test_dead_rectifiers_in_training(digits):

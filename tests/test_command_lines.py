@@ -71,6 +71,9 @@ experiment report-a --profile huge
 run 98
 run ""
 run 01 --cell-minutes soon
+run 01 --cell-minutes nan
+run 01 --cell-minutes 0
+run 01 --out README.md
 predict
 predict lenet5_cifar
 predict lenet5_cifar missing.jpg
@@ -106,6 +109,7 @@ glossary now
 grade
 grade /nonexistent
 grade README.md
+grade figures
 grade . --seconds soon
 instructors now
 notebooks 01

@@ -88,10 +88,22 @@ def test_a_deleting_submission_deletes_nothing(tmp_path: Path):
     assert ("a.ipynb", "lenet.output_size", "right", "") in rows
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"cells": 3}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"cells": 3}', "\x00", "[" * 100_000])
 def test_what_is_no_notebook_is_said(text: str, tmp_path: Path):
     (tmp_path / "a.ipynb").write_text(text)
     assert grade.grade(tmp_path) == [("a.ipynb", "-", "not yet", "This is not a notebook.")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such names exist on Linux")
+def test_every_notebook_of_the_folder_is_graded_whatever_its_name(tmp_path: Path):
+    (tmp_path / "late").mkdir()
+    for name in (b"late/a.ipynb", b"B.IPYNB", b"J\xfcrgen.ipynb"):
+        (tmp_path / os.fsdecode(name)).write_text("{")
+    rows = grade.grade(tmp_path)
+    assert sorted(row[0] for row in rows) == ["B.IPYNB", "J\\xfcrgen.ipynb", "late/a.ipynb"]
+    grade.write_csv(rows, tmp_path / "g.csv")
+    assert len((tmp_path / "g.csv").read_text().splitlines()) == 4
+    assert "rgen.ipynb" in grade.page(rows)
 
 
 def test_only_the_exercises_and_what_follows_run():

@@ -139,13 +139,46 @@ def test_what_is_left_out_is_said(pets: Path, notes: list[str]):
     (pets / "train/cat/list.csv").write_text("mine")
     (pets / "train/cat/film.mov").write_bytes(b"\0\0\0\x14ftypqt  ")
     (pets / "train/cat/what").write_bytes(b"?")
-    write_image(pets / "val/cat/0.png", flat(0, 0, 0))
+    write_image(pets / "drafts/cat/0.png", flat(0, 0, 0))
     data.load(str(pets))
     (note,) = notes
     assert (
         note
         == "pets: Left out, as no pictures of a class: 1 .csv, 1 .mov, 1 .png, 2 .txt, 1 no ending."
     )
+
+
+@pytest.mark.parametrize(("train", "test"), [("training", "testing"), ("Train", "TEST")])
+def test_divided_sets_by_other_names(pets: Path, train: str, test: str, notes: list[str]):
+    (pets / "train").rename(pets / train)
+    (pets / "test").rename(pets / test)
+    images = data.load(str(pets))
+    assert (len(images.train), len(images.test)) == (6, 2)
+    assert images.classes == ("cat", "dog", "owl")
+    assert notes == []
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_pictures_for_validation_train(pets: Path, name: str, notes: list[str]):
+    write_image(pets / name / "dog/0.png", flat(8, 8, 8))
+    images = data.load(str(pets))
+    assert images.train.labels.tolist() == [0, 1, 1, 1, 2, 2, 2]
+    assert images.train.images[:, 0, 0, 0].tolist() == [2, 1, 0, 8, 3, 4, 5]
+    assert len(images.test) == 2
+    assert notes == [f"pets: {name}/ trains too: fit holds out pictures of its own for validation."]
+
+
+def test_pictures_for_validation_test_where_nothing_else_does(pets: Path, notes: list[str]):
+    (pets / "test").rename(pets / "valid")
+    images = data.load(str(pets))
+    assert images.test.images[:, 0, 0, 0].tolist() == [7, 6]
+    assert notes == ["pets: There is no test/: valid/ takes its place."]
+
+
+def test_a_folder_that_is_a_link_is_named(pets: Path, notes: list[str]):
+    (pets / "train/cat/more").symlink_to(pets / "train/dog")
+    assert len(data.load(str(pets)).train) == 6
+    assert notes == ["pets: Left out, as no pictures of a class: 1 no ending."]
 
 
 def test_a_picture_is_known_by_its_content(pets: Path):
@@ -273,7 +306,9 @@ def test_a_reduced_picture_is_as_by_pillow(tmp_path: Path):
     rng = np.random.default_rng(0)
     big = Image.fromarray(rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)).resize((500, 640))
     big.save(tmp_path / "big.jpg", quality=95)
-    found = pictures.read_picture(tmp_path / "big.jpg", False, 32).transpose(1, 2, 0).astype(int)
+    found = (
+        pictures.read_picture(tmp_path / "big.jpg", False, (32, 32)).transpose(1, 2, 0).astype(int)
+    )
     with Image.open(tmp_path / "big.jpg") as image:
         expected = image.crop((0, 70, 500, 570)).resize((32, 32), Image.Resampling.BOX)
     assert np.abs(found - np.asarray(expected)).max() < 12

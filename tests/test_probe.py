@@ -522,6 +522,52 @@ class Held(nn.Module):
         return F.conv2d(self.conv(x), self.kernel) * self.scale
 
 
+class IntoAView(nn.Module):
+    """What its layers compute is written into a part of another tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        y = torch.zeros(len(x), 2, *x.shape[2:], device=x.device)
+        y[:, :, :4] = self.second(self.first(x))[:, :, :4]
+        return y
+
+
+class Cosine(nn.Module):
+    """A linear layer whose weights are normalised as it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(10, 64))
+
+    def forward(self, x):
+        return F.linear(x.flatten(1), self.weight / self.weight.norm(dim=1, keepdim=True))
+
+
+class OnPixels(nn.Module):
+    """A linear layer at each pixel: its input is not contiguous, and torch adds the bias apart."""
+
+    def __init__(self, contiguous: bool):
+        super().__init__()
+        self.layer, self.contiguous = nn.Linear(5, 10), contiguous
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1)
+        return self.layer(x.contiguous() if self.contiguous else x).mean((1, 2))
+
+
+def test_depth_goes_through_views_and_weights_made_ready():
+    assert probe.depth(IntoAView(), (1, 1, 8, 8)) == 2
+    assert probe.depth(Cosine(), (1, 1, 8, 8)) == 1
+
+
+def test_a_linear_layer_costs_the_same_however_torch_computes_it():
+    for contiguous in (True, False):
+        assert probe.mult_adds(OnPixels(contiguous), (1, 5, 8, 10)) == 80 * 10 * (5 + 1)
+
+
 @pytest.mark.parametrize("normalise", [weight_norm, spectral_norm, nn.utils.weight_norm])
 def test_reparametrised_weights_are_counted(normalise):
     """Their layer borrows them from another module, or from its own hook."""

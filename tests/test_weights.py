@@ -124,6 +124,30 @@ def test_what_is_no_weights_file_is_named(kept, tmp_path, damage):
         weights.from_file(bad)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None, [], "about", 3, {}, {"options": None}, {"options": []}, {"classes": None},
+        {"std": [0.0]}, {"mean": [0.5, 0.5]}, {"image_size": 0}, {"image_size": 10**7},
+        {"image_size": [28]}, {"image_size": "28"}, {"channels": 1}, {"network": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_odd_metadata_is_named(kept, tmp_path, odd):
+    about = ABOUT | odd if odd and isinstance(odd, dict) else odd
+    weights.write(kept[1], tmp_path / "odd.safetensors", about)
+    for ask in (weights.metadata, weights.from_file):
+        with pytest.raises(ValueError, match=r"odd\.safetensors is no weights file"):
+            ask(tmp_path / "odd.safetensors")
+
+
+def test_a_net_for_images_that_are_not_square(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.about = ABOUT | {"image_size": [24, 48]}
+    Image.new("RGB", (100, 70)).save(tmp_path / "black.png")
+    assert predict.prepared(net, tmp_path / "black.png").shape == (1, 3, 24, 48)
+
+
 def test_a_file_of_another_network_says_what_differs(kept):
     path, _ = kept
     with pytest.raises(ValueError, match=r"of another network: conv1\.weight is \(6, 3, 5, 5\)"):

@@ -1,6 +1,7 @@
 """A class on one machine: the same notebooks in many kernels at once, and what each one needs."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def main(notebooks: Positional[tuple[str, ...]], kernels: int = 8) -> int:
         notebooks: numbers or names, such as 01 or lenet.
         kernels: how many at once.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ended from outside, its kernels end too
     found = run_together(list(notebooks), kernels)
     print(found.drop(columns="error").round(1).to_string())
     for error in filter(None, found["error"]):

@@ -48,26 +48,29 @@ Row = tuple[str, str, str, str]  # submission, exercise, state, message
 
 
 def grade(folder: Path, seconds: float = SECONDS) -> list[Row]:
-    """A row for every exercise of every notebook in `folder`, whatever the notebooks do."""
-    return [row for path in sorted(folder.glob("*.ipynb")) for row in rows_of(path, seconds)]
+    """A row for every exercise of every notebook in `folder` and below, whatever they do."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() == ".ipynb")
+    return [row for path in sorted(paths) for row in rows_of(path, folder, seconds)]
 
 
-def rows_of(path: Path, seconds: float) -> list[Row]:
+def rows_of(path: Path, folder: Path, seconds: float) -> list[Row]:
     """The verdicts on one submission; what it never got to is *not yet*."""
+    name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
     try:
         cells = answer_cells(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [(path.name, "-", "not yet", "This is not a notebook.")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return [(name, "-", "not yet", "This is not a notebook.")]
     asked = [name for cell in cells for name in ASKED.findall(cell) if name in catalogue()]
     if not asked:
-        return [(path.name, "-", "not yet", "There are no exercises in this notebook.")]
+        return [(name, "-", "not yet", "There are no exercises in this notebook.")]
     verdicts, ended = run_apart(cells, seconds)
     notebook = asked[0].split(".")[0]
-    names = [name for name in catalogue() if name.split(".")[0] == notebook]
+    of_it = [exercise for exercise in catalogue() if exercise.split(".")[0] == notebook]
     lost = ("not yet", f"The notebook {ended} before this could be checked.")
     missing = ("not tried yet", "")
     return [
-        (path.name, name, *verdicts.get(name, lost if name in asked else missing)) for name in names
+        (name, exercise, *verdicts.get(exercise, lost if exercise in asked else missing))
+        for exercise in of_it
     ]
 
 
@@ -244,7 +247,8 @@ def main(
     if folder is None or not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected that of the submitted notebooks.")
     out.mkdir(parents=True, exist_ok=True)
-    rows = grade(folder, seconds)
+    if not (rows := grade(folder, seconds)):
+        raise ValueError(f"{folder} holds no notebooks (.ipynb).")
     write_csv(rows, out / "grades.csv")
     (out / "grades.html").write_text(page(rows), encoding="utf-8")
     print(f"{len(rows)} verdicts in {out}; {'sandboxed' if sandboxed() else 'NO sandbox'}")

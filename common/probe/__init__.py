@@ -82,6 +82,8 @@ class Recorder(TorchDispatchMode):
         shape = tuple(outputs[0].shape)
         # A normalisation's weights, and those of layers not known here, count once an image.
         cost = self.cost or shape[0] * sum(p.numel() for p in own)
+        if type(module) is nn.Linear:  # whichever operations torch makes of it
+            cost = outputs[0].numel() * (module.in_features + (module.bias is not None))
         params = [*own, *self.borrowed]
         call = self.add(module, type(module).__name__, outputs[0], params, cost, self.consumed)
         if not self.operations:  # the input, passed on: others may use it too
@@ -117,10 +119,15 @@ class Recorder(TorchDispatchMode):
         depth += bool(cost and owners and operation not in NORMALISATIONS)
         for tensor in outputs:
             self.depths[id(tensor)] = depth
+        written = operation._schema.arguments and operation._schema.arguments[0].alias_info
+        if written and written.is_write:  # whoever shares these values has them too
+            for tensor in self.alive:
+                if storage(tensor) == storage(outputs[0]):
+                    self.depths[id(tensor)] = max(depth, self.depths.get(id(tensor), 0))
         kind = operation.overloadpacket.__name__
         alias = operation._schema.arguments and operation._schema.arguments[0].alias_info
         passed_on = kind in COPIES or (alias and not alias.is_write)  # a copy or a view
-        if passed_on and owners:
+        if owners and len(owners) == len(inputs):  # a weight, made ready: normalised, or a view
             self.owners[storage(outputs[0])] = owners[0]
         sources = [self.sources[id(t)] for t in inputs if id(t) in self.sources]
         if not any(self.running[-1][0].children()):

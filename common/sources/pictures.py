@@ -25,6 +25,11 @@ from common.sources.mirrors import locked, progress_bar
 SIZE = 64  # pixels a side, for pictures of unlike or large sizes
 LARGEST = 512 * 512  # pixels; larger pictures are reduced even where all have the same size
 TEST_SHARE = 0.2  # of each class, where there is no test/
+SPELLINGS = {  # of the folders of a set that is divided already
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 LISTED = 50  # files that an error names at most
 # What macOS, Windows and network drives leave behind, besides names that begin with a dot
 SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
@@ -64,13 +69,14 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
     Pictures of one size stay as they are, up to 512 x 512 pixels. Others are reduced, with their
     shorter side to `size` pixels (64 by default), and cut to a square in the middle. They are grey
     where all are, else in colour. Without train/ and test/ a fifth of each class is for testing,
-    chosen by the files' names. The note tells what was done.
+    chosen by the files' names. Folders called training, testing or validation are understood as
+    well; pictures for validation train. The note tells what was done.
 
     Raises FileNotFoundError where a folder or its pictures are missing, and ValueError for pictures
     that cannot be read (all are named; `skip_bad` leaves them out), fewer than two classes, a class
     with too few pictures, or one that is in test but not in train.
     """
-    parts, beside = list_parts(root)
+    parts, beside, said = list_parts(root)
     files = [name for listed in parts.values() for names in listed.values() for name in names]
     place = hashlib.sha256(os.fsencode(f"{root.resolve()} {size}")).hexdigest()[:12]
     key = fingerprint(root, files)
@@ -89,7 +95,7 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
     classes = tuple(next(iter(good.values())))
     check_classes(root, good, classes)
 
-    notes = [*told["notes"], *left_out([*told["others"], *beside])]
+    notes = [*said, *told["notes"], *left_out([*told["others"], *beside])]
     if told["bad"]:
         notes.append(f"Left out, since they cannot be read:\n{reasons(told['bad'])}")
     labels = [classes.index(c) for listed in good.values() for c in listed for _ in listed[c]]
@@ -121,28 +127,45 @@ def reasons(bad: dict[str, str]) -> str:
 # ------------------------------------------------------------------------------------ which files
 
 
-def list_parts(root: Path) -> tuple[dict[str, Listed], list[str]]:
-    """The files of each class of "train" and "test", or of "" without these; and those beside."""
+def list_parts(root: Path) -> tuple[dict[str, Listed], list[str], list[str]]:
+    """The files of each class of "train" and "test", or of "" without these; those beside; notes.
+
+    Pictures for validation train as well, for `fit` holds out its own; without test/ they test.
+    """
     layout = f"Expected pictures in {root}/<class>/, or in {root}/{{train,test}}/<class>/."
     inside = {path.name.lower(): path for path in sorted(root.iterdir()) if not system(path.name)}
-    named = {part: inside.get(part, root / part) for part in ("train", "test")}
-    named = {part: folder for part, folder in named.items() if folder.is_dir()}
-    if len(named) == 1:
+    named, notes = {}, []
+    for part, spellings in SPELLINGS.items():
+        for folder in (inside[name] for name in spellings if name in inside):
+            if folder.is_dir():
+                named[part] = folder
+    if "val" in named and "train" in named:
+        own = named["val"].name
+        if "test" in named:
+            notes.append(f"{own}/ trains too: fit holds out pictures of its own for validation.")
+        else:
+            named["test"] = named.pop("val")
+            notes.append(f"There is no test/: {own}/ takes its place.")
+    elif len(named) == 1 and "val" not in named:
         ((part, folder),) = named.items()
         if any(path.is_dir() and not system(path.name) for path in folder.iterdir()):
             other = "test" if part == "train" else "train"
             raise FileNotFoundError(f"{root / other} is missing. {layout}")
+    if not named.keys() >= {"train", "test"}:
         named = {}  # pictures of trains, or of tests
     parts, beside = {}, []
     for path in inside.values() if named else ():
         beside += files_at(path, root) if path not in named.values() else []
     for part, folder in (named or {"": root}).items():
         entries = [path for path in sorted(folder.iterdir()) if not system(path.name)]
-        parts[part] = {path.name: files_at(path, root) for path in entries if path.is_dir()}
+        listed = {path.name: files_at(path, root) for path in entries if path.is_dir()}
         beside += [path.name for path in entries if not path.is_dir()]
-        if not parts[part]:
+        if not listed:
             raise FileNotFoundError(f"{folder} has no class folders. {layout}")
-    return parts, beside
+        whole = parts.setdefault("train" if part == "val" else part, {})
+        for name, files in listed.items():
+            whole[name] = [*whole.get(name, []), *files]
+    return parts, beside, notes
 
 
 def files_at(path: Path, root: Path) -> list[str]:
@@ -156,6 +179,7 @@ def files_at(path: Path, root: Path) -> list[str]:
     found = []
     for where, folders, files in os.walk(path, onerror=stop):
         folders[:] = [name for name in folders if not system(name)]
+        files += [name for name in folders if os.path.islink(f"{where}/{name}")]  # not followed
         where = Path(where).relative_to(root).as_posix()
         found += [f"{where}/{name}" for name in files if not system(name)]
     return sorted(found, key=lambda name: name.split("/"))
