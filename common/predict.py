@@ -105,7 +105,8 @@ def drawn(model: nn.Module, path: Path, top: int = 3) -> "tuple[Figure, str]":
     for ax in axes[:2]:
         ax.set_axis_off()
     names, shares = zip(*found, strict=True)
-    axes[2].barh(names, [100 * share for share in shares], color=look.COLOURS[0])
+    # In tenths: what lies behind is another on another machine.
+    axes[2].barh(names, [round(100 * share, 1) for share in shares], color=look.COLOURS[0])
     axes[2].invert_yaxis()
     axes[2].set(xlim=(0, 100), xlabel="probability (%)")
     fig.suptitle(title)
