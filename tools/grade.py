@@ -26,7 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tyro.conf import Positional, Suppress
+from tyro.conf import Positional
 
 from common import check, exercises, machine
 from common.exercises import catalogue
@@ -86,7 +86,7 @@ def run_apart(cells: list[str], seconds: float) -> tuple[dict[str, tuple[str, st
     """The verdicts that a process of its own gives on these cells, and how it ended."""
     word = secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tools.grade", "--one"]
+        command = [sys.executable, "-c", "from tools.grade import grade_one; grade_one()"]
         if sandboxed():
             script = SANDBOX.format(size=FILE_MEGABYTES)
             command = [*NAMESPACES.split(), "sh", "-c", script, folder, *command]
@@ -231,7 +231,6 @@ def main(
     folder: Positional[Path | None] = None,
     out: Path = Path("grades"),
     seconds: float = SECONDS,
-    one: Suppress[bool] = False,
 ) -> int:
     """Grade the notebooks of a folder, each in a process of its own.
 
@@ -239,11 +238,7 @@ def main(
         folder: the submitted notebooks.
         out: where grades.csv and grades.html go.
         seconds: for one submission.
-        one: grade what comes on standard input: what each of the processes does.
     """
-    if one:
-        grade_one()
-        return 0
     if folder is None or not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected that of the submitted notebooks.")
     out.mkdir(parents=True, exist_ok=True)
