@@ -130,7 +130,7 @@ def progress_table(states: dict[str, str]) -> tuple[str, str]:
             for name, state in rows
         )
         + "</table>",
-        "\n".join(f"{name:24}{state}" for name, state in rows),
+        "\n".join(f"{name:28}{state}" for name, state in rows),
     )
 
 

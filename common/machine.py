@@ -71,7 +71,8 @@ def choose(**budgets: dict) -> dict:
         raise ValueError(f"choose() needs the profiles {PROFILES}, got {tuple(budgets)}.")
     # A column at a time: a whole table at once turns 96 into 96.0 beside a width of 0.25.
     table = pd.DataFrame({name: pd.Series(b, dtype=object) for name, b in budgets.items()})
-    display(table.rename(columns={profile(): f"{profile()} (in use)"}))
+    table = table.rename(columns={profile(): f"{profile()} (in use)"})
+    display(table.map(lambda value: f"{value:,}" if type(value) is int else value))
     return budgets[profile()]
 
 

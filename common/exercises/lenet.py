@@ -256,7 +256,7 @@ Return a tensor with one value a place; like PyTorch, do not flip the kernel."""
     Exercise(
         solution=modern_lenet,
         statement="""\
-Bring `LeNet5` half-way up to date, for images of 1 × 28 × 28 pixels.
+Change two things in `LeNet5`, for images of 1 × 28 × 28 pixels.
 Keep its layers and its 44,426 parameters, but take ReLU for the sigmoid, and mean pooling for \
 max pooling.
 Return the network, which ends in logits; `nn.Sequential` will do.""",

@@ -116,7 +116,7 @@ def head_of_the_largest(maps):
     return maps.amax(dim=(2, 3))
 
 
-def how_many_mixing_layers(images=4_000, epochs=3, seeds=(0, 1)):
+def wider_nin(images=4_000, epochs=3, seeds=(0, 1)):
     photographs = data.load("cifar10")
     accuracies = {}
     for width in (1 / 6, 1 / 3):
@@ -332,7 +332,7 @@ Return a tensor (N, K).""",
         ),
     ),
     Exercise(
-        solution=how_many_mixing_layers,
+        solution=wider_nin,
         statement="""\
 **An open question.**
 What is a wider NiN worth on photographs?

@@ -81,7 +81,8 @@ class LiveCurve:
 
     def update(self, run: Run) -> None:
         """Redraw with all epochs so far."""
-        fig, alt = curves_with_alt(run, "Training and validation by epoch")
+        title = f"{type(run.model).__name__} on {run.data.name}: training and validation by epoch"
+        fig, alt = curves_with_alt(run, title)
         self.handle.update(bundle(fig, alt), raw=True)
 
 
