@@ -110,7 +110,7 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
             validation=("validation", "mean"),
             seconds=("seconds", "median"),  # of training, an epoch: a disturbed one tells nothing
             images_per_s=("images_per_s", "mean"),
-            peak_MB=("peak_MB", "max"),
+            peak_MB=("peak_MB", "min"),
             judged_on=("judged_on", "min"),
         )
         .reset_index()

@@ -43,7 +43,7 @@ WATCH = """
 window.seen = {bar: false, curve: false};
 new MutationObserver(() => {
     const bar = document.querySelector('.jp-OutputArea .widget-hprogress');
-    const curve = document.querySelector('.jp-OutputArea img[alt*="training and validation by epoch"]');
+    const curve = document.querySelector('.jp-OutputArea img[alt*="training and validation"]');
     window.seen.bar ||= bar !== null && bar.getBoundingClientRect().width > 0;
     window.seen.curve ||= curve !== null && curve.naturalWidth > 0;
 }).observe(document.body, {childList: true, subtree: true, attributes: true});

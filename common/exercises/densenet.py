@@ -387,7 +387,7 @@ random, and the same call gives the same split.""",
         statement="""\
 **An open question.**
 Which maps does a trained DenseNet need at its end, the old or the new?
-The page reads it from the weights; silence one half of the last pile, then the other, and compare.
+The page silences one layer at a time; silence one half of the last pile, then the other half.
 Write the experiment as a function and run it; the check shows what to judge it by.""",
         hints=(
             "A forward hook on net.norm_end can set some of its maps to 0.",

@@ -375,7 +375,7 @@ Return the net, in evaluation mode and with the same weights.""",
         statement="""\
 **An open question.**
 For the same mult-adds, which learns more: separable blocks, or ordinary ones in a narrower net?
-At equal width the ordinary blocks do eight times the work, so that comparison decides nothing.
+The page's training was too short to tell: give both more images, epochs or seeds.
 Write the experiment as a function and run it; the check shows what to judge it by.""",
         hints=(
             "MobileNet(width=..., block=OrdinaryConvolution) is the ordinary one; "
