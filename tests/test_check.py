@@ -326,6 +326,8 @@ def test_one_line_is_one_line():
 
 
 def test_rows_and_small_tensors_in_a_few_words():
+    two = [torch.ones(1), torch.ones(2)]
+    assert alike.brief(two) == "a list of 2; join them to one tensor"
     assert wording.few([True, 1234, 0.123456789, "x"]) == "[True, 1,234, 0.123457, 'x']"
     assert wording.few(list(range(9))) == "[0, 1, 2, 3, 4, 5, …]"
     assert wording.named(torch.tensor([[1, 2], [3, 4]])) == "[[1, 2], [3, 4]]"

@@ -157,6 +157,7 @@ ROW = {
     "lr": 0.1, "seconds": 1.0, "images_per_s": 9.0,
 }  # fmt: skip
 DAMAGE = [
+    ("errors", {"360": 1}), ("errors", {"3": 10}), ("errors", {"3": -1}), ("errors", {"x": 1}),
     *(("history", {"epochs": [ROW | {key: value}], "best_epoch": 1}) for key, value in (
         ("seconds", "x"), ("seconds", -5), ("seconds", None), ("val_accuracy", 7),
         ("val_accuracy", [1]), ("train_loss", "x"), ("images_per_s", True),

@@ -141,6 +141,17 @@ def test_odd_metadata_is_named(kept, tmp_path, odd):
             ask(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.parametrize("size", [(4, 9), (9, 4), (1, 50)])
+def test_a_picture_may_be_four_pixels_small(kept, tmp_path, size):
+    Image.new("RGB", size).save(tmp_path / "small.png")
+    net = weights.from_file(kept[0])
+    if min(size) >= 4:
+        assert len(predict.classes(net, tmp_path / "small.png")) == 3
+    else:
+        with pytest.raises(ValueError, match=r"1 x 50 pixels; expected 4 or more each way"):
+            predict.classes(net, tmp_path / "small.png")
+
+
 def test_a_net_for_images_that_are_not_square(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.about = ABOUT | {"image_size": [24, 48]}
