@@ -118,7 +118,7 @@ def train_network(
         print(" ".join(run.notes) or "Stopped: the same words again go on.", file=sys.stderr)
         return 1
     if json:
-        values = {name: records.without_nan(getattr(record, name)) for name in records.FIELDS}
+        values = {name: records.plain(getattr(record, name)) for name in records.FIELDS}
         print(as_text.dumps(values))
     else:
         print(run.frame().to_string(float_format="{:.4f}".format))

@@ -3,14 +3,20 @@
 import copy
 import math
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 STUCK = 0.02  # a loss this close to that of guessing, as a share of it, is the loss of guessing
 LEARNED = 0.9  # share of the loss of guessing below which something has been learned
@@ -238,7 +244,13 @@ class Listener(TorchDispatchMode):
 
 def silent_layers(model: nn.Module, x: torch.Tensor) -> list[str]:
     """A sentence for each activation whose units are nearly all dead or saturated on `x`."""
-    with entered_modules(model) as names, torch.no_grad(), Listener(names) as listener:
+    known, entered = leaves(model), []
+
+    def note(module: nn.Module, _) -> None:
+        if module in known:
+            entered.append(known[module])
+
+    with register_module_forward_pre_hook(note), torch.no_grad(), Listener(entered) as listener:
         model(x)
     return listener.found
 
@@ -254,13 +266,8 @@ def vanishing_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> li
         weights = module.parameters(recurse=False)
         order.extend(p for p in weights if p.ndim > 1 and p.requires_grad)
 
-    handles = [m.register_forward_pre_hook(note) for m in model.modules()]
-    try:
-        with torch.enable_grad():
-            loss = cross_entropy(main_output(model(x)).float(), y)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with register_module_forward_pre_hook(note), torch.enable_grad():
+        loss = cross_entropy(main_output(model(x)).float(), y)
     if len(order) < 2:
         return []
     names = {id(p): name for name, p in model.named_parameters()}
@@ -277,20 +284,9 @@ def vanishing_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> li
 # ---------------------------------------------------------------------------------- what goes wrong
 
 
-@contextmanager
-def entered_modules(model: nn.Module) -> Iterator[list[str]]:
-    """A list of the modules without children that a forward pass has entered, by name."""
-    names: list[str] = []
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: names.append(name))
-        for name, module in model.named_modules()
-        if name and not any(True for _ in module.children())
-    ]
-    try:
-        yield names
-    finally:
-        for handle in handles:
-            handle.remove()
+def leaves(model: nn.Module) -> dict[nn.Module, str]:
+    """The modules without children, with their names."""
+    return {m: name or "forward" for name, m in model.named_modules() if not any(m.children())}
 
 
 class Witness(TorchFunctionMode):
@@ -308,32 +304,19 @@ class Witness(TorchFunctionMode):
             raise
 
 
-def shapes_in(values: object) -> list[tuple[int, ...]]:
-    """The shapes of the tensors among `values`."""
-    return [tuple(tensor.shape) for tensor in tensors_in(values)]
-
-
 def tensors_in(values) -> list[torch.Tensor]:
     """The tensors among `values`, and in the lists, tuples and dicts among them."""
-    if isinstance(values, torch.Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (list, tuple)):
-        return []
-    return [tensor for value in values for tensor in tensors_in(value)]
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
+def shapes_in(values: object) -> list[tuple[int, ...]]:
+    """Their shapes."""
+    return [tuple(tensor.shape) for tensor in tensors_in(values)]
 
 
 @contextmanager
 def told_by_layer(model: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
     """Turns an error of a forward pass into ValueError: torch's own words, the layer, what met."""
-    inside: list[tuple[nn.Module, list]] = []  # the modules entered and not yet left
-
-    def enter(module: nn.Module, inputs: tuple) -> None:
-        inside.append((module, shapes_in(inputs)))
-
-    handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
-    handles += [m.register_forward_hook(lambda *_: inside.pop() and None) for m in model.modules()]
     witness = Witness()
     try:
         with witness:
@@ -341,8 +324,15 @@ def told_by_layer(model: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
     except TOLD as error:
         if ran_out(error):
             raise
-        module, shapes = inside[-1] if inside else (model, [shape])
-        name = {m: n for n, m in model.named_modules()}[module]
+        names = {module: name for name, module in model.named_modules()}
+        calls = [  # of modules, that had not ended
+            frame.f_locals
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+            if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals["self"] in names
+        ]
+        call = calls[-1] if calls else {"self": model, "args": [torch.empty(shape, device="meta")]}
+        module, shapes = call["self"], shapes_in(call["args"])
+        name = names[module]
         layer = f"the layer {name!r} ({type(module).__name__})" if name else type(module).__name__
         if any(module.children()) and witness.error is error:
             layer, shapes = f"{witness.function}, called by {layer},", witness.shapes
@@ -352,9 +342,6 @@ def told_by_layer(model: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
             f"Images of shape {shape} (N, C, H, W) do not fit this net: {layer} got {met}. "
             f"{said}.{remedy(module, shape, shapes, said)}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def remedy(module: nn.Module, images: tuple[int, ...], shapes: list, said: str) -> str:
@@ -379,22 +366,15 @@ def remedy(module: nn.Module, images: tuple[int, ...], shapes: list, said: str) 
 @torch.no_grad()
 def first_not_finite(model: nn.Module, x: torch.Tensor) -> str:
     """Where on the way of `x` the first value appears that is no finite number, in words."""
-    found: list[str] = []
+    known, found = leaves(model), []
 
-    def look(name: str, output) -> None:
-        if isinstance(output, torch.Tensor) and not output.isfinite().all():
-            found.append(name)
+    def look(module: nn.Module, _, output) -> None:
+        odd = isinstance(output, torch.Tensor) and not output.isfinite().all()
+        if odd and module in known:
+            found.append(known[module])
 
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
-        for name, module in model.named_modules()
-        if not any(True for _ in module.children())
-    ]
-    try:
+    with register_module_forward_hook(look):
         model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     return f"it first appears in {found[0]!r}" if found else "no layer shows it any more"
 
 

@@ -4,6 +4,7 @@ A file ends in the SHA-256 of all that comes before, so that damage of any byte 
 before it is kept beside it, for that case.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -18,12 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
 import torch
 from torch import nn
 
 from common import ddp, machine
 from common.data import Images
+from common.sources.mirrors import locked
 
 if TYPE_CHECKING:
     from common.run import Run  # for its type alone
@@ -31,22 +32,14 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 32
 PARTS = ("task", "weights", "best_weights", "optimizer", "scaler", "history")  # of a checkpoint
 # What PyTorch's layers are told, apart from the numbers of channels.
-LAYER_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-LAYER_SETTINGS += ("ceil_mode", "output_size", "count_include_pad", "p", "eps", "momentum")
-LAYER_SETTINGS += ("num_groups", "negative_slope", "alpha", "min_val", "max_val", "approximate")
-LAYER_SETTINGS += ("start_dim", "end_dim", "scale_factor", "size", "mode", "dim", "upscale_factor")
-LAYER_SETTINGS += ("beta", "threshold", "value", "lambd", "lower", "upper", "norm_type", "k")
-LAYER_SETTINGS += ("align_corners", "divisor_override", "return_indices", "affine")
-LAYER_SETTINGS += (
-    "num_heads",
-    "batch_first",
-    "norm_first",
-    "dropout",
-    "bidirectional",
-    "num_layers",
-)
-LAYER_SETTINGS += ("unflattened_size", "downscale_factor", "padding_idx", "elementwise_affine")
-LAYER_SETTINGS += ("activation", "nonlinearity", "max_norm", "scale_grad_by_freq", "add_zero_attn")
+LAYER_SETTINGS = """
+    kernel_size stride padding dilation groups padding_mode ceil_mode output_size
+    count_include_pad p eps momentum num_groups negative_slope alpha min_val max_val approximate
+    start_dim end_dim scale_factor size mode dim upscale_factor beta threshold value lambd lower
+    upper norm_type k align_corners divisor_override return_indices affine num_heads batch_first
+    norm_first dropout bidirectional num_layers unflattened_size downscale_factor padding_idx
+    elementwise_affine activation nonlinearity max_norm scale_grad_by_freq add_zero_attn
+""".split()  # noqa: SIM905
 # Of a net's own: its mode, and what the zoo and a weights file note.
 NO_SETTINGS = ("training", "zoo_name", "options", "about", "begun_with")
 LAYOUT_TOKENS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
@@ -62,7 +55,7 @@ class Store:
     def __init__(self, where: Path | str | bool | None, run: "Run"):
         self.path: Path | None = None
         self.task: dict = {}
-        self.held: filelock.FileLock | None = None
+        self.held = contextlib.ExitStack()  # the lock, while it is held
         if where is None or where is False:
             return
         self.task = task_of(run)
@@ -92,29 +85,18 @@ class Store:
         """Keep other processes off. Raises ValueError, with its number, where one is at work."""
         if self.path is None or ddp.rank() > 0:
             return
-        lock = filelock.FileLock(self.lock_file)  # which the system frees when a process dies
+        refusal = (
+            f"is at work on {self.path}. Wait for it or stop it, or choose another checkpoint."
+        )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            self.held = lock
-            self.lock_file.write_text(f"{os.getpid()}\n")
+            self.held.enter_context(locked(self.lock_file, refusal=refusal))
             machine.clear_leftovers(self.path)
-        except filelock.Timeout:
-            owner = self.lock_file.read_text().strip()
-            raise ValueError(
-                f"Process {owner} is at work on {self.path}. Wait for it or stop it, or choose "
-                "another checkpoint."
-            ) from None
-        except NotImplementedError:
-            pass  # a network drive without locks: each process is on its own
         except OSError as error:
             raise machine.cannot_write(self.path, error) from error
 
     def unlock(self) -> None:
-        if self.held:
-            self.lock_file.unlink(missing_ok=True)
-            self.held.release()
-            self.held = None
+        self.held.close()
 
     # ------------------------------------------------------------------------- writing, reading
 

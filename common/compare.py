@@ -70,35 +70,27 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
     one mean. `runs` judged by validation alone have no `accuracy`.
     """
     rows = [
-        {
-            **{name: getattr(run, name) for name in ("network", "label", "digest", "begun_with")},
-            **{name: getattr(run, name) for name in ("dataset", "images")},
-            **{name: getattr(run, name) for name in ("source", "experiment", "profile", "params")},
+        vars(run)
+        | {
             "options": json.dumps(run.options, sort_keys=True),
             "image_size": str(run.image_size),
-            "train_images": run.train_images,
             "machine": run.device,
-            "precision": run.precision,
             "settings": json.dumps(run.config | {"seed": None}, sort_keys=True),
-            "origin": run.origin,
             "name": run.name,
             "epochs": run.epochs,
             "mult_adds": math.nan if run.mult_adds is None else run.mult_adds,
             "accuracy": math.nan if run.test_accuracy is None else 100 * run.test_accuracy,
             "validation": 100 * run.val_accuracy,
             "seconds": statistics.median(row["seconds"] for row in run.history["epochs"]),
-            "images_per_s": run.images_per_s,
             "peak_MB": (run.peak_memory_bytes or math.nan) / 1e6,
             "judged_on": run.judged_on,
         }
         for run in runs
     ]
-    if not rows:
-        columns = [*GROUP, "name", "epochs", "mult_adds", "accuracy", "spread", "n", "validation"]
-        columns += ["seconds", "images_per_s", "peak_MB", "judged_on", "error"]
-        return pd.DataFrame(columns=columns)
+    values = ["epochs", "accuracy", "validation", "seconds", "images_per_s", "peak_MB"]
     frame = (
-        pd.DataFrame(rows)
+        pd.DataFrame(rows, columns=[*GROUP, "name", "mult_adds", "judged_on", *values])
+        .astype(dict.fromkeys(values, float))
         .groupby(GROUP, sort=False)
         .agg(
             name=("name", "first"),
@@ -165,7 +157,8 @@ def alone() -> pd.DataFrame:
 @functools.cache
 def facts(network: str) -> dict:
     """Architecture, year, depth and receptive field of a variant; empty where it is not known."""
-    about = zoo.architecture(network)
+    notebook = zoo.index()[0].get(network)
+    about = zoo.architectures().get(notebook.stem[3:]) if notebook else None
     if about is None:
         return {"architecture": network, "year": None, "depth": None, "field": None}
     row, net = zoo.variant(network), zoo.build_on_meta(network)
@@ -184,16 +177,13 @@ def mcnemar(a: Record, b: Record) -> float:
     McNemar's exact test: of the images that only one of them gets wrong, each net should have half.
     Source: McNemar 1947, Psychometrika 12. Raises ValueError where a record has no list of errors.
     """
+    from scipy.stats import binomtest  # half a second, which other tables need not wait for
+
     if a.errors is None or b.errors is None:
         raise ValueError(f"{a.name} and {b.name}: one of them does not say which images it missed.")
     only_a, only_b = len(a.errors.keys() - b.errors.keys()), len(b.errors.keys() - a.errors.keys())
-    n, k = only_a + only_b, min(only_a, only_b)
-    tail = sum(math.exp(log_choose(n, i) - n * math.log(2)) for i in range(k + 1))
-    return min(1.0, 2 * tail)
-
-
-def log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    n = only_a + only_b
+    return float(binomtest(only_a, n).pvalue) if n else 1.0
 
 
 def hardest(runs: list[Record], most: int = 12) -> pd.DataFrame:
@@ -220,18 +210,10 @@ def hardest(runs: list[Record], most: int = 12) -> pd.DataFrame:
 
 def pareto(frame: pd.DataFrame, cost: str) -> pd.Series:
     """Which rows are on the Pareto front: no other is as accurate for at most this `cost`."""
-    return pd.Series(
-        [
-            not (
-                (frame[cost] <= row[cost])
-                & (frame["accuracy"] >= row["accuracy"])
-                & ((frame[cost] < row[cost]) | (frame["accuracy"] > row["accuracy"]))
-            ).any()
-            for _, row in frame.iterrows()
-        ],
-        index=frame.index,
-        dtype=bool,
-    )
+    costs, accuracies = frame[cost].to_numpy(), frame["accuracy"].to_numpy()
+    as_good = (costs <= costs[:, None]) & (accuracies >= accuracies[:, None])
+    better = as_good & ((costs < costs[:, None]) | (accuracies > accuracies[:, None]))
+    return pd.Series(~better.any(axis=1), index=frame.index)
 
 
 # ---------------------------------------------------------------------------- beside the reports

@@ -273,7 +273,7 @@ def save(record: Record, folder: Path | None = None) -> Path:
     """Write a record, by default to the runs folder; the same run again replaces its file."""
     folder = folder or machine.runs_folder() / "records"
     path = folder / record.file_name()
-    values = {name: without_nan(getattr(record, name)) for name in FIELDS}
+    values = {name: plain(getattr(record, name)) for name in FIELDS}
     lines = ",\n".join(
         f" {json.dumps(name)}: {json.dumps(value)}" for name, value in values.items()
     )
@@ -288,23 +288,16 @@ def as_json(config: Config) -> dict:
 
 
 def plain(value):
-    """A value as JSON has it: lists for tuples, names for classes and other objects."""
+    """A value as JSON has it: lists for tuples, None for NaN and infinity, names for objects."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return getattr(value, "__name__", repr(value))
-
-
-def without_nan(value):
-    """The same value with None for every NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path) -> Record:

@@ -316,13 +316,13 @@ def check_outputs(model: nn.Module, batches: Batches, classes: int) -> None:
     with advice.evaluating(model), graphs.as_before(model), machine.own_generator():
         with told():
             outputs = model(x)
-        check_logits_of(main_output(outputs), len(x), classes)
+        check_logits(main_output(outputs), len(x), classes)
         model.train()
         with told(), torch.enable_grad():
             outputs = model(x)
         # In training, auxiliary classifiers may stand beside the main one.
         for output in outputs if isinstance(outputs, tuple) and outputs else (outputs,):
-            check_logits_of(output, len(x), classes, " in training")
+            check_logits(output, len(x), classes, " in training")
             if not output.requires_grad and not advice.all_frozen(model):
                 raise ValueError(
                     "No gradient can flow back from what the net returns: look for detach, no_grad "
@@ -332,20 +332,18 @@ def check_outputs(model: nn.Module, batches: Batches, classes: int) -> None:
         raise ValueError("All weights of this net are frozen (requires_grad=False): none learns.")
 
 
-def check_logits_of(output: object, n: int, classes: int, when: str = "") -> None:
-    """Raise ValueError unless `output` is (n, classes)."""
+def check_logits(output: object, n: int, classes: int | None = None, when: str = "") -> None:
+    """Raise ValueError unless `output` is (n, classes); any number of classes where None is."""
     if not isinstance(output, torch.Tensor):
         kind = type(output).__name__
-        raise ValueError(
-            f"The net returns a {kind}{when}; expected a tensor of logits (N, {classes})."
-        )
+        raise ValueError(f"The net returns a {kind}{when}; expected (N, K) logits, as a tensor.")
     if not output.is_floating_point() or output.layout is not torch.strided:
         raise ValueError(f"The net returns {output.dtype}, {output.layout}{when}; expected floats.")
-    if tuple(output.shape) != (n, classes):
+    if output.ndim != 2 or len(output) != n or classes not in (None, output.shape[1]):
+        build = f" Build it with num_classes={classes}." if classes else ""
         raise ValueError(
-            f"The net returns shape {tuple(output.shape)} for {n} images{when}; expected "
-            f"{(n, classes)}: one number for each of the {classes} classes. Build it with "
-            f"num_classes={classes}."
+            f"The net returns shape {tuple(output.shape)} for {n} images{when} and as many labels; "
+            f"expected ({n}, {classes or 'K'}): one number for each class.{build}"
         )
 
 

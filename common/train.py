@@ -13,7 +13,7 @@ from common import ddp, machine
 from common.advice import main_output
 from common.config import Config
 from common.data import ImageSet, generator
-from common.run import WINDOW, Run, Training
+from common.run import WINDOW, Run, Training, check_logits
 
 AUXILIARY_WEIGHT = 0.3  # Szegedy et al. 2015, section 5: weight of an auxiliary classifier's loss
 
@@ -132,15 +132,13 @@ def evaluate(
     for x, y in batches:
         with machine.autocast(x.device, precision):
             output = main_output(model(x))
-        if not isinstance(output, torch.Tensor) or len(output) != len(y):
-            came = tuple(getattr(output, "shape", ())) or type(output).__name__
-            raise ValueError(f"The net returns {came} for {len(y)} labels; expected (N, K) logits.")
+        check_logits(output, len(y))
         all_logits.append(output.float())
         labels.append(y)
     if sum(map(len, labels)) == 0:
         raise ValueError("There are no images to judge: expected one batch (x, y) or more.")
     logits, truth = torch.cat(all_logits).cpu(), torch.cat(labels).cpu()
-    check_logits(logits, truth)
+    check_labels(truth, logits.shape[1])
     losses = cross_entropy(logits, truth, reduction="none")
     predictions = logits.argmax(1)
     K = logits.shape[1]
@@ -149,23 +147,18 @@ def evaluate(
     return Evaluation(losses.mean().item(), accuracy, confusion, predictions, losses)
 
 
-def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Raise ValueError unless there is a row of logits a label, and one for its class."""
-    if logits.ndim != 2 or len(logits) != len(labels):
-        raise ValueError(
-            f"The net returns shape {tuple(logits.shape)} for {len(labels)} labels; expected "
-            f"({len(labels)}, K): one number for each of the K classes."
-        )
+def check_labels(labels: torch.Tensor, classes: int) -> None:
+    """Raise ValueError unless these are numbers of classes that the net knows."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
         kind = f"{labels.dtype} {tuple(labels.shape)}"
         raise ValueError(f"The labels are {kind}; expected int64 class numbers (N,).")
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
         raise ValueError(f"The labels go from {low} to {high}; expected class numbers from 0 up.")
-    if high >= logits.shape[1]:
+    if high >= classes:
         raise ValueError(
-            f"The labels go from {low} to {high}, the net knows the classes 0 to "
-            f"{logits.shape[1] - 1}. Build it with num_classes={high + 1}."
+            f"The labels go from {low} to {high}, the net knows the classes 0 to {classes - 1}. "
+            f"Build it with num_classes={high + 1}."
         )
 
 

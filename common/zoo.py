@@ -11,7 +11,7 @@ import ast
 import functools
 import importlib
 import importlib.abc
-import importlib.machinery
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -91,15 +91,9 @@ class NotebookFinder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, name = fullname.rpartition(".")
-        if package != __name__:
-            return None
-        for notebook in notebooks():
+        for notebook in notebooks() if package == __name__ else ():
             if notebook.stem[3:] == name:
-                loader = NotebookLoader(notebook)
-                origin = loader.get_filename(fullname)
-                spec = importlib.machinery.ModuleSpec(fullname, loader, origin=origin)
-                spec.has_location = True  # gives the module a __file__, for inspect
-                return spec
+                return importlib.util.spec_from_loader(fullname, NotebookLoader(notebook))
         return None
 
 
@@ -193,13 +187,6 @@ def architectures() -> dict[str, Architecture]:
         except (ValueError, AttributeError):
             continue
     return found
-
-
-def architecture(name: str) -> Architecture | None:
-    """What is true of a variant's notebook, or None where that is not known."""
-    if name not in names():
-        return None
-    return architectures().get(notebook_of(name).stem[3:])
 
 
 # ------------------------------------------------------------------------------- the networks

@@ -685,18 +685,3 @@ def test_digits_are_scikit_learns():
     assert np.array_equal(both[:, 0].numpy(), np.rint(digits.images * (255 / 16)))
     labels = torch.cat([images.train.labels, images.test.labels])
     assert labels.tolist() == digits.target.tolist()
-
-
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
-def test_digits_in_the_size_and_channels_asked_for(shape: tuple[int, int, int]):
-    parts = sources.read_digits(shape)
-    small = sources.read_digits()
-    assert parts.train_images.shape == (1437, *shape)
-    assert parts.train_images.dtype == torch.uint8
-    assert torch.equal(parts.test_labels, small.test_labels)
-    for channel in parts.train_images.unbind(1):  # grey in every channel
-        assert torch.equal(channel, parts.train_images[:, 0])
-    # Enlarged, a digit keeps its mean brightness to within a few of 255 levels.
-    means = [images.float().mean(dim=(1, 2, 3)) for images in (parts[0], small[0])]
-    assert (means[0] - means[1]).abs().max() < 8
-    assert (means[0] - means[1]).mean().abs() < 1

@@ -1,11 +1,9 @@
 """What happens inside a net that sees images: a layer's outputs, and Grad-CAM."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
 
 from common.advice import evaluating
 
@@ -29,28 +27,14 @@ def last_maps(model: nn.Module, x: torch.Tensor, least: int = 4) -> nn.Module:
 
     def keep(layer: nn.Module, _, output) -> None:
         shape = getattr(output, "shape", ())
-        if len(shape) == 4 and min(shape[-2:]) >= least:
+        if layer is not model and len(shape) == 4 and min(shape[-2:]) >= least:
             found.append(layer)
 
-    with contextlib.ExitStack() as stack, torch.no_grad():
-        for layer in model.modules():
-            if layer is not model:
-                stack.callback(layer.register_forward_hook(keep).remove)
+    with register_module_forward_hook(keep), torch.no_grad():
         outputs_of(model, model, x)
     if not found:
         raise ValueError(f"{type(model).__name__} has no maps of {least} x {least} for this image.")
     return found[-1]
-
-
-@contextlib.contextmanager
-def listening(layer: nn.Module, model: nn.Module, hook: Callable) -> Iterator[None]:
-    """The model in evaluation mode, with `hook(output)` called at `layer`; all undone after."""
-    handle = layer.register_forward_hook(lambda _, __, output: hook(output))
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        handle.remove()
 
 
 def first_of(output, layer: nn.Module) -> torch.Tensor:
@@ -69,12 +53,12 @@ def outputs_of(layer: nn.Module, model: nn.Module, x: torch.Tensor) -> torch.Ten
     """
     kept = []
 
-    def keep(output) -> torch.Tensor | None:
+    def keep(_, __, output) -> torch.Tensor | None:
         kept.append(first_of(output, layer))
         # Handing on a copy leaves what is kept alone, whatever happens to the copy in place.
         return kept[-1].clone() if output is kept[-1] else None
 
-    with listening(layer, model, keep):
+    with evaluating(model), layer.register_forward_hook(keep):
         model(x)
     if not kept:
         raise ValueError(f"The forward pass does not reach this {type(layer).__name__}.")
@@ -93,7 +77,7 @@ def grad_cam(
     """
     kept = []
 
-    def keep(output) -> torch.Tensor:
+    def keep(_, __, output) -> torch.Tensor:
         maps = first_of(output, layer)
         if maps.ndim != 4:
             raise ValueError(f"{type(layer).__name__} puts out {tuple(maps.shape)}, no maps.")
@@ -105,7 +89,8 @@ def grad_cam(
         parts = [copy, *output[1:]]
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
 
-    with torch.inference_mode(False), torch.enable_grad(), listening(layer, model, keep):
+    listening = layer.register_forward_hook(keep)
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), listening:
         logits = first_of(model(x.clone()), model)
         classes = torch.as_tensor(classes).clone().to(logits.device)
         if len(classes) != len(x) or not 0 <= classes.min() <= classes.max() < logits.shape[1]:

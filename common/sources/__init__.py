@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
 from torchvision import datasets
 
 from common import machine
@@ -210,8 +209,8 @@ def decode_jpegs(joined: bytes, ends: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------- digits
 
 
-def read_digits(shape: tuple[int, int, int] = (1, 8, 8)) -> Parts:
-    """scikit-learn's 1,797 handwritten digits, resized to `shape` (C, H, W); the last 360 are test.
+def read_digits() -> Parts:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; the last 360 are test.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
@@ -219,8 +218,7 @@ def read_digits(shape: tuple[int, int, int] = (1, 8, 8)) -> Parts:
 
     digits: Any = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)  # values were 0 to 16
-    images = interpolate(images, shape[1:], mode="bilinear").round().clamp(0, 255).to(torch.uint8)
-    images = images.repeat(1, shape[0], 1, 1)
+    images = images.round().to(torch.uint8)
     labels = torch.from_numpy(digits.target).long()
     n = len(labels) - 360
     names = tuple("0123456789")

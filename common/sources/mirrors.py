@@ -66,15 +66,18 @@ def progress_bar(items: Any = None, description: str = "", **options: Any) -> tq
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold a lock file, which names this process; `waiting` is said when another one holds it.
+def locked(path: Path, waiting: str = "", refusal: str = "") -> Iterator[None]:
+    """Hold a lock file, which names this process; where another one holds it, `waiting` is said.
 
-    The system frees the lock of a process that dies, however it dies.
+    With a `refusal` that is a ValueError instead: the other process's number, and these words. The
+    system frees the lock of a process that dies, however it dies.
     """
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
+        if refusal:
+            raise ValueError(f"Process {path.read_text().strip()} {refusal}") from None
         if waiting:
             machine.notice(waiting)
         lock.acquire()

@@ -389,16 +389,11 @@ def cached(name: str, key: str, decode: Callable[[], Decoded]) -> tuple[torch.Te
 
 def keep(path: Path, key: str, images: np.ndarray, told: dict) -> None:
     """Write images and what is told about them; the checksum comes last."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, images)
-        os.replace(temporary, f"{path}.npy")
+    with machine.written_whole(Path(f"{path}.npy")) as fresh, open(fresh, "wb") as file:
+        np.save(file, images)
+    with machine.written_whole(Path(f"{path}.json")) as fresh:
         about = {"key": key, "told": told, "sha256": checksum(path, key, told)}
-        temporary.write_text(json.dumps(about))
-        os.replace(temporary, f"{path}.json")
-    finally:
-        temporary.unlink(missing_ok=True)
+        fresh.write_text(json.dumps(about))
 
 
 def kept_images(path: Path, key: str) -> Decoded | None:

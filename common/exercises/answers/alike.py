@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from common.exercises.answers.limit import SECONDS, TooSlow, limit
 from common.exercises.answers.wording import brief, few, shown, size, words
@@ -208,21 +209,15 @@ def unregistered(net: nn.Module) -> str:
 def in_order(net: nn.Module, x: torch.Tensor, where: str) -> list[nn.Parameter]:
     """The net's parameters in the order in which its layers first run, then any others."""
     ran: list[nn.Parameter] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda module, *_: ran.extend(module.parameters(recurse=False))
-        )
-        for module in net.modules()
-    ]
+
+    def note(module: nn.Module, *_) -> None:
+        ran.extend(module.parameters(recurse=False))
+
     try:
-        with limit(SECONDS), torch.no_grad():
+        with limit(SECONDS), torch.no_grad(), register_module_forward_hook(note):
             net(x.clone())
     except (Exception, TooSlow) as error:
-        shape = " × ".join(map(str, x.shape))
-        raise NotYet(f"{where}, an input of {shape}: it raised {words(error)}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+        raise NotYet(f"{where}, an input of {size(x)}: it raised {words(error)}") from error
     everything = {id(p): p for p in [*ran, *net.parameters()]}
     return list(everything.values())
 
