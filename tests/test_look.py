@@ -58,7 +58,7 @@ def history(epochs: int, best: float = 0.9) -> Run:
         }
         for e in range(epochs)
     ]  # fmt: skip
-    return Run(None, None, Config(), epochs=rows, best_epoch=epochs)
+    return Run(nn.Flatten(), data.load("digits"), Config(), epochs=rows, best_epoch=epochs)
 
 
 def picture(bundle: dict[str, str]) -> tuple[Image.Image, int]:
@@ -133,7 +133,9 @@ def test_a_live_curve_is_one_display(monkeypatch):
     assert [kind for kind, _, _ in calls] == ["display", "update", "update", "update"]
     assert all(raw for _, _, raw in calls)
     assert calls[0][1] == {"text/plain": "The curves appear after the first epoch."}
-    assert "After epoch 3" in calls[-1][1]["text/plain"]
+    said = calls[-1][1]["text/plain"]
+    assert "Flatten on digits: training and validation by epoch" in said
+    assert "After epoch 3" in said
     assert picture(calls[-1][1])[1] < 60_000
 
 
