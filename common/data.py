@@ -5,7 +5,7 @@ import functools
 import os
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,18 @@ class ImageSet:
                 f"{self.name}: test images are {tuple(self.test.images.shape[1:])}, training "
                 f"images {self.shape} (channels, height, width); expected the same."
             )
+
+    def sample(self, n: int, seed: int = 0) -> "ImageSet":
+        """The same set with at most `n` images of each part, drawn at random.
+
+        It is a stand-in for the whole. Raises ValueError unless n is 1 or more.
+        """
+        n, parts = whole("n", n), {}
+        for name in ("train", "test"):
+            part = getattr(self, name)
+            chosen = torch.randperm(len(part), generator=generator(seed))[:n]
+            parts[name] = Images(part.images[chosen], part.labels[chosen])
+        return replace(self, stand_in=True, **parts)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from common import checkpoints, data, machine, train, zoo
+from common.__main__ import main
 from common.config import Config
 from common.run import Run
 from common.train import fit
@@ -414,16 +415,19 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch, small)
 
 
 @pytest.mark.parametrize("what", ["a file", "read-only"])
-def test_a_runs_folder_that_cannot_be_written_is_told_before_training(tmp_path, what):
+def test_a_runs_folder_that_cannot_be_written_is_told_before_training(
+    tmp_path, what, monkeypatch, capsys
+):
     """From the command line: one line, exit code 2, nothing trained."""
     if what == "a file":
         folder = tmp_path / "taken"
         folder.write_text("x")
     else:
         folder = "/proc/1/no"
-    process = command(folder)
-    said = process.communicate()[1].strip()
-    assert process.returncode == 2
+    monkeypatch.setenv("CNN_RUNS", str(folder))
+    monkeypatch.setattr(train, "train_epoch", None)  # would fail if called
+    assert main(["train", "lenet5_bn", "--dataset", "digits"]) == 2
+    said = capsys.readouterr().err
     assert re.search(r"cannot be written \(.*MB free there\)", said)
     assert "Traceback" not in said
 

@@ -82,6 +82,21 @@ def broken_set(part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
     ImageSet("mine", "test", parts["train"], parts["test"], ("a", "b", "c"))
 
 
+def test_a_sample_is_random_and_the_same_again():
+    digits = data.load("digits")
+    few = digits.sample(100)
+    assert (len(few.train), len(few.test), few.stand_in) == (100, 100, True)
+    assert len(few.train.labels.unique()) == 10
+    assert torch.equal(few.train.images, digits.sample(100).train.images)
+    assert not torch.equal(few.train.images, digits.sample(100, seed=1).train.images)
+    assert not torch.equal(few.train.labels, digits.train.labels[:100])
+    place = (digits.train.images == few.train.images[0]).flatten(1).all(1).nonzero()[0]
+    assert digits.train.labels[place] == few.train.labels[0]
+    assert len(digits.sample(10**6).test) == len(digits.test)
+    with pytest.raises(ValueError, match="n=0; expected 1 or more"):
+        digits.sample(0)
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize(
     ("shape", "labels", "message"),
