@@ -12,7 +12,7 @@ run: .venv/ready        ## execute the course, in order, in the profile that fit
 
 # Two processes, each with whole files, and one thread each: more would wait for each other.
 test: .venv/ready       ## unit tests, and every notebook in the smoke profile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready  ## what needs minutes by its nature: kills, random input, a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2
