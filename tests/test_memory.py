@@ -19,7 +19,7 @@ def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 digits = data.load("digits")
-config = Config(epochs=1, batch_size=256, image_size=32, train_images=512, precision="fp32")
+config = Config(epochs=1, batch_size=256, image_size=32, train_images=256, precision="fp32")
 small = Config(epochs=1, batch_size=16, image_size=32, train_images=32, precision="fp32")
 fit(zoo.build("alexnet_cifar", 1), digits, small, show=False)  # loads what is loaded once
 before = resident()
