@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -250,7 +249,7 @@ def predict_pictures(
     net = predict.network(model)
     wrong = 0
     for path in predict.files_in(pictures):
-        name = os.fsencode(path).decode(errors="backslashreplace")  # of any encoding
+        name = machine.printable(path)
         try:
             found = predict.classes(net, path, top)
         except ValueError as error:
@@ -271,22 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"torchrun works with {' and '.join(TOGETHER)}; start this one alone.")
         return app.cli(prog="python -m common", description=__doc__.splitlines()[0], args=arguments)
 
-    return exit_code(run, f"common {command}".strip())
-
-
-def exit_code(run: Callable[[], int | None], name: str) -> int:
-    """What `run()` returns, or an exit code for what it raises, which is told in one line."""
-    try:
-        return run() or 0
-    except (ValueError, OSError) as error:
-        print(f"python -m {name}: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        print(f"python -m {name} failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. The same words again go on.", file=sys.stderr)
-        return 1
+    return machine.exit_code(run, f"common {command}".strip())
 
 
 if __name__ == "__main__":

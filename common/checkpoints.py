@@ -198,10 +198,9 @@ def put_aside(path: Path) -> Path:
 
 def task_of(run: "Run") -> dict:
     """What must be the same for a training to go on: net, images, settings, arithmetic."""
-    frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
     return {
         "network": f"{type(run.model).__name__} {run.digest}",
-        "frozen": ", ".join(frozen),
+        "frozen": frozen_in(run.model),
         "begun with": getattr(run.model, "begun_with", ""),
         "images": f"{run.data.name} {digest_of_images(run.data.train)}",
         "classes": ", ".join(map(str, run.data.classes)),
@@ -222,6 +221,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
+def frozen_in(model: nn.Module) -> str:
+    """The names of the weights that are not trained."""
+    return ", ".join(name for name, p in model.named_parameters() if not p.requires_grad)
+
+
 def digest_of_images(part: Images) -> str:
     """Eight characters for the images and labels of a set's part."""
     return digest(part.images.numpy().tobytes() + part.labels.numpy().tobytes())
@@ -234,8 +238,8 @@ def digest_of(model: nn.Module) -> str:
     PyTorch it is: another one prints its layers otherwise.
     """
     parts = [f"{name}: {settings_of(module)}" for name, module in model.named_modules()]
-    if frozen := [name for name, p in model.named_parameters() if not p.requires_grad]:
-        parts.append(f"frozen: {', '.join(frozen)}")
+    if frozen := frozen_in(model):
+        parts.append(f"frozen: {frozen}")
     parts += [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()]
     parts += [f"{name} {tuple(b.shape)}" for name, b in model.named_buffers()]
     kinds = {type(m) for m in model.modules() if not is_torch_s(type(m))}
@@ -266,9 +270,8 @@ def value_of(value: object, depth: int = 3) -> str:
     if isinstance(value, type):
         return value.__name__
     if inspect.isroutine(value):
-        return (
-            value.__name__ if is_torch_s(value) else f"{value.__name__} {words_of(value)}".strip()
-        )
+        words = "" if is_torch_s(value) else words_of(value)
+        return f"{value.__name__} {words}".strip()
     if isinstance(value, bool | int | float | str | tuple | list | dict):
         if " at 0x" not in repr(value):
             return repr(value)

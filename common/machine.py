@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -334,6 +334,26 @@ def unknown(kind: str, name: object, valid: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(str(name).lower(), valid, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}."
+
+
+def exit_code(run: Callable[[], int | None], name: str) -> int:
+    """What `run()` returns, or an exit code for what it raises, which is told in one line."""
+    try:
+        return run() or 0
+    except (ValueError, OSError) as error:
+        print(f"python -m {name}: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        print(f"python -m {name} failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same words again go on.", file=sys.stderr)
+        return 1
+
+
+def printable(path: Path) -> str:
+    """A path in words, also where its name is of another encoding."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def file_name(text: str, end: str) -> str:

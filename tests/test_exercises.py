@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from common import machine
 from common.check import state_of
 from common.exercises import Exercise, catalogue
+from common.exercises.mobilenet import recalibrate_on_top
 
 EXERCISES = catalogue()
 JUDGED = [name for name, e in EXERCISES.items() if not e.rubric]
@@ -711,12 +712,8 @@ def grouped(x, kernels):
     return F.conv2d(x, kernels[:, None], None, 1, 1, 1, len(kernels))
 
 
-def statistics_taken(net, batches):
-    net.train()
-    with torch.no_grad():
-        for x in batches:
-            net(x)
-    return net.eval()
+def grouped_by_name(x, kernels):
+    return F.conv2d(weight=kernels[:, None], groups=len(kernels), padding=1, input=x)
 
 
 def recalibrated_wholly(net, batches):
@@ -725,16 +722,16 @@ def recalibrated_wholly(net, batches):
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
             module.momentum = None
-    return statistics_taken(net, batches)
+    return recalibrate_on_top(net, batches)
 
 
-def recalibrated_on_top(net, batches):
+def recalibrated_outermost(net, batches):
     """Normalisations inside of blocks are overlooked."""
     for module in net.children():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
-    return statistics_taken(net, batches)
+    return recalibrate_on_top(net, batches)
 
 
 def recalibrated_and_emptied(net, batches):
@@ -826,10 +823,10 @@ class Squeezed(nn.Module):
 
 
 WRONG = {
-    "mobilenet.depthwise": {"groups": grouped},
+    "mobilenet.depthwise": {"groups": grouped, "by name": grouped_by_name},
     "mobilenet.recalibrate": {
         "wholly": recalibrated_wholly,
-        "on top": recalibrated_on_top,
+        "on top": recalibrated_outermost,
         "emptied": recalibrated_and_emptied,
         "frozen": recalibrated_and_frozen,
     },

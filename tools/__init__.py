@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tyro
 
-from common.__main__ import exit_code
+from common.machine import exit_code
 
 
 def start(main: Callable[..., int | None], name: str) -> None:

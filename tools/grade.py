@@ -55,7 +55,7 @@ def grade(folder: Path, seconds: float = SECONDS) -> list[Row]:
 
 def rows_of(path: Path, folder: Path, seconds: float) -> list[Row]:
     """The verdicts on one submission; what it never got to is *not yet*."""
-    name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
+    name = machine.printable(path.relative_to(folder))
     try:
         cells = answer_cells(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

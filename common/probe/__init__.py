@@ -60,7 +60,7 @@ class Recorder(TorchDispatchMode):
         self.used: set[int] = set()  # ids of parameters already counted
         self.running: list[tuple[nn.Module, tuple]] = []  # innermost last, with its inputs
         self.sources: dict[int, int] = {}  # by a tensor's id: the call that made it
-        self.depths: dict[int, int] = {}
+        self.depths: dict[int, int] = {}  # by storage: whoever shares values has their depth
         self.alive: list[torch.Tensor] = []  # keeps ids from being used twice
         for module in net.modules():
             module.register_forward_pre_hook(self.enter)
@@ -115,15 +115,10 @@ class Recorder(TorchDispatchMode):
         self.alive += outputs
         owners = [self.owners[storage(t)] for t in inputs if storage(t) in self.owners]
         cost = cost_of(operation, args, kwargs or {}, result)
-        depth = max((self.depths.get(id(t), 0) for t in inputs), default=0)
+        depth = max((self.depths.get(storage(t), 0) for t in inputs), default=0)
         depth += bool(cost and owners and operation not in NORMALISATIONS)
         for tensor in outputs:
-            self.depths[id(tensor)] = depth
-        written = operation._schema.arguments and operation._schema.arguments[0].alias_info
-        if written and written.is_write:  # whoever shares these values has them too
-            for tensor in self.alive:
-                if storage(tensor) == storage(outputs[0]):
-                    self.depths[id(tensor)] = max(depth, self.depths.get(id(tensor), 0))
+            self.depths[storage(tensor)] = max(depth, self.depths.get(storage(tensor), 0))
         kind = operation.overloadpacket.__name__
         alias = operation._schema.arguments and operation._schema.arguments[0].alias_info
         passed_on = kind in COPIES or (alias and not alias.is_write)  # a copy or a view
@@ -303,7 +298,7 @@ def depth(model: nn.Module, shape: Shape) -> int:
     This is the depth that papers state: 18 for ResNet-18, whose projections lie beside the way.
     """
     recorder, output = trace(model, shape)
-    return max(recorder.depths[id(tensor)] for tensor in tensors_in(output))
+    return max(recorder.depths[storage(tensor)] for tensor in tensors_in(output))
 
 
 def receptive_field(model: nn.Module, shape: Shape) -> int | str:
