@@ -137,7 +137,7 @@ def test_layers_in_a_plain_list_are_named():
         def forward(self, x):
             return self.parts[0](x)
 
-    message = state_of(EXERCISES["vgg.vgg_block"], lambda *_: Listed())[1]
+    message = state_of(EXERCISES["vgg.column_c"], lambda *_: Listed())[1]
     assert "`parts`" in message
     assert "ModuleList" in message
 

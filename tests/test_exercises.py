@@ -231,15 +231,23 @@ def convolve_loops(image, kernel):
     return out
 
 
-class LazyMLPConv(nn.Module):
-    def __init__(self, before, after, kernel, stride):
+def place_by_einsum(patch, weights, biases):
+    first, *later = zip(weights, biases, strict=True)
+    x = torch.relu(torch.einsum("acij,cij->a", first[0], patch) + first[1])
+    for weight, bias in later:
+        x = torch.relu(torch.einsum("bauv,a->b", weight, x) + bias)
+    return x
+
+
+class LazyColumn(nn.Module):
+    def __init__(self, before, after):
         super().__init__()
         self.c3 = nn.LazyConv2d(after, 1)
-        self.c1 = nn.LazyConv2d(after, kernel, stride)
-        self.c2 = nn.LazyConv2d(after, 1)
+        self.c1 = nn.LazyConv2d(after, 3, padding="same")
+        self.c2 = nn.LazyConv2d(after, 3, padding=1)
 
     def forward(self, x):
-        return F.relu(self.c3(F.relu(self.c2(F.relu(self.c1(x))))))
+        return F.max_pool2d(F.relu(self.c3(F.relu(self.c2(F.relu(self.c1(x)))))), 2)
 
 
 class BottleneckInWords(nn.Module):
@@ -400,6 +408,21 @@ RIGHT = {
         "scaled statistics": lambda images, mean, std: (images - 255 * mean) / (255 * std),
         "divided": lambda images, mean, std: images.div(255).sub(mean).div(std),
     },
+    "vgg.column_c": {"lazy layers": LazyColumn},
+    "data.class_weights": {
+        "a list": lambda labels, classes: [
+            len(labels) / classes / int((labels == c).sum()) for c in range(classes)
+        ],
+        "by the mean": lambda labels, classes: (
+            (w := 1 / F.one_hot(labels, classes).sum(0)) / w[labels].mean()
+        ),
+    },
+    "densenet.maps_kept": {
+        "in closed form": lambda channels, k, layers: (
+            2 * layers * channels + k * layers * (layers - 1) + 8 * k * layers
+        ),
+        "numpy": lambda channels, k, layers: 2 * (channels + k * np.arange(layers) + 4 * k).sum(),
+    },
     "vgg.as_convolution": {"copied": linear_copied},
     "vgg.stack": {"a sequence": stack_by_sequence},
     "vgg.stacked_field": {
@@ -431,7 +454,16 @@ RIGHT = {
             / np.array(maps.shape[1:])
         ),
     },
-    "nin.mlpconv": {"lazy layers": LazyMLPConv},
+    "nin.at_one_place": {
+        "by einsum": place_by_einsum,
+        "by sums": lambda patch, weights, biases: functools.reduce(
+            lambda x, layer: ((layer[0] * x).sum(dim=(1, 2, 3)) + layer[1]).clamp(min=0)[
+                :, None, None
+            ],
+            zip(weights, biases, strict=True),
+            patch,
+        ).flatten(),
+    },
     "nin.head": {"pooled": lambda maps: F.adaptive_avg_pool2d(maps, 1).flatten(1)},
     "googlenet.total_loss": {
         "spelled out": lambda outputs, y: (
@@ -884,15 +916,15 @@ WRONG = {
         ),
         "always a half": lambda x, p: F.dropout(x, 0.5),
     },
-    "vgg.vgg_block": {
-        "adaptive pool": lambda before, after, count: nn.Sequential(
-            *list(EXERCISES["vgg.vgg_block"].solution(before, after, count))[:-1],
+    "vgg.column_c": {
+        "adaptive pool": lambda before, after: nn.Sequential(
+            *list(EXERCISES["vgg.column_c"].solution(before, after))[:-1],
             nn.AdaptiveMaxPool2d(6),
         ),
-        "leaky": lambda before, after, count: nn.Sequential(
+        "leaky": lambda before, after: nn.Sequential(
             *(
                 nn.LeakyReLU() if isinstance(m, nn.ReLU) else m
-                for m in EXERCISES["vgg.vgg_block"].solution(before, after, count)
+                for m in EXERCISES["vgg.column_c"].solution(before, after)
             )
         ),
     },
@@ -929,10 +961,11 @@ WRONG = {
         "the class": lambda: BottleneckInWords,
     },
     "densenet.grow": {"empties the list": grow_in_place},
-    "densenet.pile_sizes": {
-        "round": lambda channels, growth_rate, blocks: [
-            round(n) for n in EXERCISES["densenet.pile_sizes"].solution(channels, 1, blocks)
-        ]
+    "densenet.maps_kept": {
+        "growth of one": lambda channels, growth_rate, layers: EXERCISES[
+            "densenet.maps_kept"
+        ].solution(channels, 1, layers),
+        "a fraction more": lambda *args: EXERCISES["densenet.maps_kept"].solution(*args) + 0.25,
     },
 }
 

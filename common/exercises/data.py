@@ -8,8 +8,9 @@ from common.exercises import Exercise
 from common.exercises.answers.alike import Case
 
 
-def class_counts(labels, classes):
-    return torch.bincount(labels, minlength=classes)
+def class_weights(labels, classes):
+    counts = torch.bincount(labels, minlength=classes)
+    return len(labels) / (classes * counts)
 
 
 def normalise(x):
@@ -163,41 +164,52 @@ def leaky_sets(n, m, leaks, shape=(2, 4, 3)):
 
 EXERCISES = [
     Exercise(
-        solution=class_counts,
+        solution=class_weights,
         statement="""\
-Count how many images each class has.
-`labels` is an int64 tensor (N,), and there are `classes` classes.
-A class without images counts 0.
-Return a row of `classes` whole numbers, as a list or a tensor.""",
+In a set of 900 healthy and 100 sick leaves the healthy ones rule the loss.
+Weights make up for that: the loss of an image is multiplied by the weight of its class.
+Return the weights of all `classes`, so that each class adds up to the same, and the weights of \
+all images together to N, as if there were none.
+`labels` is an int64 tensor (N,), in which every class occurs.""",
         hints=(
-            "One line of plain Python over range(classes) will do.",
-            "torch.bincount counts; its argument minlength keeps the empty classes.",
+            "All images of a class together shall weigh N / classes. How much is that for each?",
+            "torch.bincount(labels, minlength=classes) counts the images of each class; "
+            "divide N / classes by the counts.",
         ),
         cases=lambda: (
             Case((torch.tensor([0, 2, 2, 1, 2]), 3)),
-            Case((torch.tensor([1, 1]), 4)),
-            Case((torch.tensor([3, 0, 3, 3, 0, 5, 5]), 7)),
+            Case((torch.tensor([1, 1, 1, 0]), 2)),
+            Case((torch.tensor([3, 0, 3, 3, 0, 1, 2, 3]), 4)),
+            Case((torch.zeros(6, dtype=torch.int64), 1)),
         ),
         mistakes=(
             (
-                lambda labels, classes: torch.bincount(labels),
-                "The classes at the end that have no images are missing.",
+                lambda labels, classes: torch.bincount(labels, minlength=classes),
+                "Those are the counts: with them the largest class would rule still more.",
             ),
             (
-                lambda labels, classes: labels.unique(return_counts=True)[1],
-                "Classes without images are left out; they count 0.",
+                lambda labels, classes: class_weights(labels, classes) * classes,
+                "The classes weigh the same, but all together `classes` times too much.",
             ),
             (
-                lambda labels, classes: class_counts(labels, classes) / len(labels),
-                "Those are shares; counts were asked for.",
+                lambda labels, classes: class_weights(labels, classes) / len(labels),
+                "The classes weigh the same, but all together 1 in place of N.",
             ),
             (
-                lambda labels, classes: [(labels == c).sum() for c in range(1, classes + 1)],
-                "The classes begin with 0, not with 1.",
+                lambda labels, classes: 1 / torch.bincount(labels, minlength=classes),
+                "The classes weigh the same, but all together `classes` in place of N.",
             ),
             (
-                lambda labels, classes: [int((labels == c).any()) for c in range(classes)],
-                "You say whether a class occurs, not how often.",
+                lambda labels, classes: class_weights(labels, classes).softmax(0),
+                "A softmax changes the ratios: a class half as large must weigh twice as much.",
+            ),
+            (
+                lambda labels, classes: class_weights(labels, classes)[labels],
+                "You return a weight for each image; one for each class was asked for.",
+            ),
+            (
+                lambda labels, classes: 1 - torch.bincount(labels, minlength=classes) / len(labels),
+                "A class half as large must weigh twice as much; 1 minus its share does not do so.",
             ),
         ),
     ),

@@ -14,39 +14,39 @@ from common.train import fit
 from common.zoo.densenet import DenseNet
 
 
-def pile_sizes(channels, growth_rate, blocks):
-    sizes = []
-    for layers in blocks:
-        channels += layers * growth_rate
-        sizes.append(channels)
-        channels //= 2
-    return sizes
+def maps_kept(channels, growth_rate, layers):
+    piles = [channels + i * growth_rate for i in range(layers)]
+    squeezed = layers * 4 * growth_rate
+    return 2 * (sum(piles) + squeezed)
 
 
-def piles_with(after, channels, growth_rate, blocks):
-    """The sizes, with another rule for what a transition leaves of a pile."""
-    sizes = []
-    for layers in blocks:
-        channels += layers * growth_rate
-        sizes.append(channels)
-        channels = after(channels)
-    return sizes
+def piles_of(growth_rate, counts):
+    """What `maps_kept` counts, for piles of these sizes."""
+    return 2 * (sum(counts) + len(counts) * 4 * growth_rate)
 
 
-def sizes_after_the_transition(channels, growth_rate, blocks):
-    sizes = []
-    for layers in blocks:
-        channels = (channels + layers * growth_rate) // 2
-        sizes.append(channels)
-    return sizes
+def kept_of_the_last_pile(channels, growth_rate, layers):
+    return piles_of(growth_rate, layers * [channels + layers * growth_rate])
 
 
-def round_half(pile):
-    return round(pile / 2)
+def kept_of_the_input(channels, growth_rate, layers):
+    return piles_of(growth_rate, layers * [channels])
 
 
-def one_layer_less(channels, growth_rate, blocks):
-    return pile_sizes(channels, growth_rate, [layers - 1 for layers in blocks])
+def kept_after_each_layer(channels, growth_rate, layers):
+    return piles_of(growth_rate, [channels + i * growth_rate for i in range(1, layers + 1)])
+
+
+def kept_with_the_end(channels, growth_rate, layers):
+    return maps_kept(channels, growth_rate, layers) + 2 * (channels + layers * growth_rate)
+
+
+def kept_piles_alone(channels, growth_rate, layers):
+    return maps_kept(channels, growth_rate, layers) - 8 * growth_rate * layers
+
+
+def kept_squeezed_to_k(channels, growth_rate, layers):
+    return maps_kept(channels, growth_rate, layers) - 6 * growth_rate * layers
 
 
 def grow(x, layers):
@@ -224,53 +224,45 @@ def which_old_maps(images=4_000, epochs=3, seeds=(0, 1)):
 
 EXERCISES = [
     Exercise(
-        solution=pile_sizes,
+        solution=maps_kept,
         statement="""\
-How many maps has the pile at the end of each dense block?
-`channels` maps enter the first block; `blocks` holds the number of layers in each block, such as \
-(6, 12, 24, 16).
-Between two blocks a transition halves the number of maps, rounding down.
-Return a list of whole numbers, one a block.""",
+How many maps wait for the gradient in a dense block of `layers` layers?
+`channels` maps enter it, and each layer adds `growth_rate`.
+For each layer, training keeps the pile that it read, once as it was and once after ReLU, and \
+its squeezed maps, twice as well.
+Return a whole number; times 32 · 32 pixels and 4 bytes it is the table above.""",
         hints=(
-            "Every layer adds growth_rate maps and takes none away.",
-            "Go through the blocks in a loop: add layers * growth_rate, note the sum, then halve "
-            "it.",
+            "The first layer reads `channels` maps, the second growth_rate more, and so on. "
+            "How many are the squeezed maps of a layer?",
+            "Add up channels + i * growth_rate for i in range(layers), and 4 * growth_rate a "
+            "layer; then twice all of it.",
         ),
         cases=lambda: (
-            Case((24, 12, (6, 12, 24, 16))),
-            Case((64, 32, (6, 12, 24, 16))),
-            Case((10, 3, (5,))),
-            Case((10, 5, (1, 2, 1))),
-            Case((8, 5, [1, 2])),
+            Case((24, 12, 6)),
+            Case((64, 32, 24)),
+            Case((10, 3, 1)),
+            Case((7, 5, 2)),
         ),
         mistakes=(
             (
-                lambda *args: piles_with(lambda pile: pile, *args),
-                "The transitions are left out: each halves the pile.",
+                lambda *args: maps_kept(*args) // 2,
+                "Everything is kept twice: before and after ReLU.",
             ),
             (
-                sizes_after_the_transition,
-                "You halve before you note the size; the pile at a block's end is whole.",
+                kept_of_the_last_pile,
+                "You take the final pile for every layer; each read what was there before it.",
+            ),
+            (kept_of_the_input, "The pile grows: each layer reads growth_rate maps more."),
+            (
+                kept_after_each_layer,
+                "You count the piles that the layers leave; they keep those that they read.",
             ),
             (
-                lambda *args: piles_with(lambda pile: (pile + 1) // 2, *args),
-                "A transition rounds down, not up.",
+                kept_with_the_end,
+                "The pile at the end is read by what follows, not by a layer of the block.",
             ),
-            (
-                lambda *args: piles_with(lambda pile: pile / 2, *args),
-                "Half a map is none: // rounds down.",
-            ),
-            (
-                lambda *args: piles_with(round_half, *args),
-                "round() goes to the even neighbour; // rounds down.",
-            ),
-            (
-                lambda channels, growth_rate, blocks: [
-                    channels + layers * growth_rate for layers in blocks
-                ],
-                "Every block begins with `channels` maps; it begins with half of the last pile.",
-            ),
-            (one_layer_less, "Each layer adds its maps, the last one too."),
+            (kept_piles_alone, "The squeezed maps are missing."),
+            (kept_squeezed_to_k, "The bottleneck has 4 · growth_rate maps."),
         ),
     ),
     Exercise(

@@ -66,25 +66,52 @@ def maps_to_search():
     return maps
 
 
-def mlpconv(before, after, kernel, stride):
-    return nn.Sequential(
-        *(nn.Conv2d(before, after, kernel, stride), nn.ReLU()),
-        *(nn.Conv2d(after, after, 1), nn.ReLU()),
-        *(nn.Conv2d(after, after, 1), nn.ReLU()),
-    )
+def at_one_place(patch, weights, biases):
+    values = patch.flatten()
+    for weight, bias in zip(weights, biases, strict=True):
+        values = (weight.flatten(1) @ values + bias).relu()
+    return values
 
 
-def mlpconv_of(before, after, kernel, stride, later=1, padding=0, acts=(1, 1, 1), count=3):
-    """An mlpconv with one thing changed, for the mistakes one makes."""
-    layers = [nn.Conv2d(before, after, kernel, stride, padding)]
-    for act in acts[: count - 1]:
-        layers += [nn.ReLU()] * act + [nn.Conv2d(after, after, 1, later)]
-    return nn.Sequential(*layers, *[nn.ReLU()] * acts[-1])
+def as_it_is(values):
+    return values
 
 
-def one_mixing_layer_used_twice(before, after, kernel, stride):
-    mixing = [nn.Conv2d(after, after, 1), nn.ReLU()]
-    return nn.Sequential(nn.Conv2d(before, after, kernel, stride), nn.ReLU(), *2 * mixing)
+def place_with(act=torch.relu, last=torch.relu, signs=(1, 1, 1)):
+    """What an mlpconv gives at one place, with one thing changed, for the mistakes one makes."""
+
+    def answer(patch, weights, biases):
+        values = patch.flatten()
+        acts = (act, act, last)
+        for weight, bias, sign, then in zip(weights, biases, signs, acts, strict=True):
+            values = then(weight.flatten(1) @ values + sign * bias)
+        return values
+
+    return answer
+
+
+def first_layer_alone(patch, weights, biases):
+    return at_one_place(patch, weights[:1], biases[:1])
+
+
+def pixel_by_pixel(patch, weights, biases):
+    return at_one_place(patch.permute(1, 2, 0), weights, biases)
+
+
+def columns_before_rows(patch, weights, biases):
+    return at_one_place(patch.transpose(1, 2), weights, biases)
+
+
+def example_of(patch, *channels):
+    """Arguments: a patch of this shape, and weights and biases of an mlpconv on it."""
+    before, *kernel = patch
+    sizes = [(before, kernel), *((n, (1, 1)) for n in channels)]
+    weights = [
+        torch.randn(after, n, *k, dtype=torch.float64)
+        for (n, k), after in zip(sizes, channels, strict=False)
+    ]
+    biases = [torch.randn(after, dtype=torch.float64) for after in channels]
+    return torch.randn(patch, dtype=torch.float64), weights, biases
 
 
 def logit_on_a_canvas():
@@ -214,52 +241,38 @@ Place i of H covers the pixels from i · size / H to (i + 1) · size / H.""",
         ),
     ),
     Exercise(
-        solution=mlpconv,
+        solution=at_one_place,
         statement="""\
-Write the paper's mlpconv yourself: a convolution with `kernel` and `stride`, without padding, \
-then two 1 × 1 convolutions, a ReLU after each of the three.
-The first takes `before` channels, and all give `after`.
-Return the network; `nn.Sequential` will do.""",
+An mlpconv is a small net of three layers that slides over the image.
+Compute what it gives at one place, without a convolution.
+`patch` (C, k, k) is what its first kernel sees there.
+`weights` and `biases` are lists with those of its three convolutions: \
+weights (A, C, k, k), (B, A, 1, 1) and (K, B, 1, 1), biases (A), (B) and (K).
+A ReLU follows each of the three.
+Return a tensor (K).""",
         hints=(
-            "Six layers: convolution, ReLU, convolution, ReLU, convolution, ReLU. "
-            "Which channels go into the second?",
-            "nn.Conv2d(before, after, kernel, stride), then twice nn.Conv2d(after, after, 1): "
-            "only the first has the stride.",
+            "At one place a convolution is a matrix times a vector. Which vector is the patch?",
+            "weight.flatten(1) is the matrix of each layer; it reads patch.flatten() first, and "
+            "then what the layer before gave.",
         ),
         cases=lambda: (
-            Case((1, 6, 5, 1), inputs=((2, 1, 11, 14),)),
-            Case((3, 8, 11, 4), inputs=((2, 3, 23, 31), (1, 3, 19, 19))),
-            Case((6, 4, 3, 2), inputs=((2, 6, 9, 12),)),
+            Case(example_of((3, 5, 5), 8, 6, 5)),
+            Case(example_of((1, 3, 3), 4, 4, 4)),
+            Case(example_of((6, 1, 1), 5, 7, 3)),
         ),
+        gradient=True,
+        without=("conv1d", "conv2d"),
         mistakes=(
+            (place_with(act=as_it_is), "A ReLU follows each of the three layers."),
+            (place_with(last=as_it_is), "The last ReLU is missing."),
+            (place_with(signs=(0, 0, 0)), "The biases are missing."),
+            (place_with(act=torch.sigmoid, last=torch.sigmoid), "That is a sigmoid, not a ReLU."),
+            (first_layer_alone, "That is the first convolution alone; two layers follow."),
             (
-                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, later=stride),
-                "The 1 × 1 convolutions have the stride too; only the first may.",
+                pixel_by_pixel,
+                "You read the patch pixel by pixel; weights are stored channel by channel.",
             ),
-            (
-                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, acts=(0, 0, 1)),
-                "A ReLU follows each of the three convolutions; without it they are one.",
-            ),
-            (
-                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, acts=(1, 1, 0)),
-                "The last ReLU is missing.",
-            ),
-            (
-                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, padding=kernel // 2),
-                "There is padding; the first convolution has none here.",
-            ),
-            (
-                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, stride, count=2),
-                "There is one 1 × 1 convolution; the paper has two.",
-            ),
-            (
-                one_mixing_layer_used_twice,
-                "The two 1 × 1 convolutions are one and the same layer: make two.",
-            ),
-            (
-                lambda b, a, kernel, stride: mlpconv_of(b, a, kernel, 1),
-                "The stride is not used.",
-            ),
+            (columns_before_rows, "Rows and columns of the patch are exchanged."),
         ),
     ),
     Exercise(

@@ -36,42 +36,27 @@ def last_stride_only(layers):
     return field
 
 
-def vgg_block(before, after, count):
-    layers = []
-    for _ in range(count):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-        before = after
-    return nn.Sequential(*layers, nn.MaxPool2d(2))
-
-
-def block_of(before, after, count, act=nn.ReLU, pool=nn.MaxPool2d, padding=1, last=()):
-    """VGG's block with one thing changed, for the mistakes one makes."""
-    layers = []
-    for _ in range(count):
-        layers += [nn.Conv2d(before, after, 3, padding=padding), act()]
-        before = after
-    return nn.Sequential(*layers, pool(2), *last)
-
-
-def one_relu(before, after, count):
-    layers = [nn.Conv2d(before, after, 3, padding=1)]
-    layers += [nn.Conv2d(after, after, 3, padding=1) for _ in range(count - 1)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.MaxPool2d(2))
-
-
-def pool_each_time(before, after, count):
+def column_c(before, after):
     return nn.Sequential(
-        *(vgg_block(after if i else before, after, 1) for i in range(count)),
+        *(nn.Conv2d(before, after, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(after, after, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(after, after, 1), nn.ReLU()),
+        nn.MaxPool2d(2),
     )
 
 
-def one_convolution_more(before, after, count):
-    return vgg_block(before, after, count + 1)
+def column_of(before, after, kernels=(3, 3, 1), pads=None, acts=(1, 1, 1), pool=nn.MaxPool2d):
+    """Column C's block with one thing changed, for the mistakes one makes."""
+    layers = []
+    for kernel, pad, act in zip(kernels, pads or [k // 2 for k in kernels], acts, strict=True):
+        layers += [nn.Conv2d(before, after, kernel, padding=pad), *[nn.ReLU()] * act]
+        before = after
+    return nn.Sequential(*layers, pool(2))
 
 
-def one_layer_used_again(before, after, count):
+def one_layer_used_again(before, after):
     first, again = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
-    layers = [first, nn.ReLU()] + (count - 1) * [again, nn.ReLU()]
+    layers = [first, nn.ReLU(), again, nn.ReLU(), again, nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2))
 
 
@@ -230,46 +215,65 @@ Return a whole number.""",
         ),
     ),
     Exercise(
-        solution=vgg_block,
+        solution=column_c,
         statement="""\
-Write VGG's block yourself: `count` convolutions of 3 × 3 that keep the image's size, a ReLU after \
-each, and one 2 × 2 max pool at the end.
-The first convolution takes `before` channels, and all give `after`.
+Table 1 of the paper has a column C, between B and D, which this notebook leaves out.
+In its last three blocks a third convolution comes after the two of 3 × 3, a 1 × 1 one: another \
+ReLU, without seeing more.
+Write such a block: it takes `before` channels, every convolution gives `after` and keeps the \
+image's size, a ReLU follows each, and the pool is VGG's.
 Return the network; `nn.Sequential` will do.""",
         hints=(
-            "A list of layers that grows in a loop, then nn.Sequential(*layers). "
-            "Which padding keeps the size?",
-            "In the loop: layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()], "
-            "and then before = after.",
+            "Seven layers: three times a convolution and its ReLU, then the pool. "
+            "Which padding keeps the size under a 3 × 3 kernel, and which under a 1 × 1?",
+            "nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1) and "
+            "nn.Conv2d(after, after, 1), a ReLU after each, and nn.MaxPool2d(2).",
         ),
         cases=lambda: (
-            Case((1, 8, 1), inputs=((2, 1, 12, 9),)),
-            Case((8, 16, 2), inputs=((2, 8, 7, 10), (1, 8, 12, 12))),
-            Case((4, 4, 3), inputs=((3, 4, 9, 14),)),
+            Case((1, 8), inputs=((2, 1, 12, 9),)),
+            Case((8, 16), inputs=((2, 8, 7, 10), (1, 8, 12, 12))),
+            Case((4, 4), inputs=((3, 4, 9, 14),)),
         ),
         mistakes=(
-            (one_relu, "A ReLU follows each convolution, not only the last."),
             (
-                lambda before, after, count: block_of(before, after, count, padding=0),
-                "There is no padding, so each convolution takes 2 pixels away.",
+                lambda before, after: column_of(before, after, pads=(1, 1, 1)),
+                "The 1 × 1 convolution has padding, which makes the image 2 pixels larger.",
             ),
             (
-                lambda before, after, count: block_of(before, after, count, pool=nn.AvgPool2d),
+                lambda before, after: column_of(before, after, pads=(0, 0, 0)),
+                "There is no padding, so each 3 × 3 convolution takes 2 pixels away.",
+            ),
+            (
+                lambda before, after: column_of(before, after, kernels=(3, 3, 3)),
+                "The third convolution is 1 × 1; with 3 × 3 it is column D.",
+            ),
+            (
+                lambda before, after: column_of(before, after, kernels=(1, 3, 3)),
+                "The 1 × 1 convolution comes last, not first.",
+            ),
+            (
+                lambda before, after: column_of(before, after, (3, 3), acts=(1, 1)),
+                "The 1 × 1 convolution is missing; this is column B.",
+            ),
+            (
+                lambda before, after: column_of(before, after, acts=(1, 1, 0)),
+                "The ReLU after the 1 × 1 convolution is missing; it is what the layer is for.",
+            ),
+            (
+                lambda before, after: column_of(before, after, acts=(0, 0, 1)),
+                "A ReLU follows each convolution, not only the last.",
+            ),
+            (
+                lambda before, after: column_of(before, after, pool=nn.AvgPool2d),
                 "The pool averages; VGG's takes the maximum.",
             ),
             (
-                lambda before, after, count: block_of(before, after, count, act=nn.Identity),
-                "There are no ReLUs.",
-            ),
-            (pool_each_time, "There is one pool, at the end of the block."),
-            (
-                lambda before, after, count: block_of(before, after, count, pool=nn.Identity),
+                lambda before, after: column_of(before, after, pool=nn.Identity),
                 "The pool is missing.",
             ),
-            (one_convolution_more, "There is one convolution too many."),
             (
                 one_layer_used_again,
-                "The same layer is used again and again: make a new one in each round.",
+                "The same layer is used again and again: make a new one each time.",
             ),
         ),
     ),
