@@ -196,6 +196,18 @@ def test_compared_curves_are_the_runs(figures):
     assert list(second.axes[0].lines[0].get_ydata()) == [2, 1]
 
 
+def test_a_run_keeps_its_colour_where_others_are_left_out(figures):
+    runs = {"a": history(2, 0.9), "b": history(3, 0.8)}
+    look.compare_curves(runs, "Two")
+    look.compare_curves(runs, "The second", only=["b"])
+    (both, _), (one, alt) = figures
+    (b,) = one.axes[0].lines
+    same = both.axes[0].lines[1]
+    assert (b.get_label(), b.get_color()) == ("b", same.get_color())
+    assert b.get_marker() == same.get_marker()
+    assert "a 85" not in alt
+
+
 def test_bars_are_as_long_as_their_values(figures):
     look.bars({"lenet": 40.0, "vgg": 99.25}, "Accuracy", "%", {"vgg": 99.1, "other": 1})
     look.bars({"lenet": 44_426}, "Size", "parameters")

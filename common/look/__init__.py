@@ -99,15 +99,26 @@ def watch(event: str, training: Training) -> None:
 run.watchers.append(watch)
 
 
-def compare_curves(runs: Mapping[str, Run], title: str, what: str = "val_accuracy") -> None:
-    """One line a run: a column of `Run.frame()` by epoch, accuracies in per cent."""
+def compare_curves(
+    runs: Mapping[str, Run],
+    title: str,
+    what: str = "val_accuracy",
+    only: Sequence[str] | None = None,
+) -> None:
+    """One line a run: a column of `Run.frame()` by epoch, accuracies in per cent.
+
+    Where `only` some are shown, by name, each keeps the colour that it has among all.
+    """
     percent = what.endswith("accuracy")
     fig, ax = figure(size=(7, 3.4))
     ends = []
     for i, (name, each) in enumerate(runs.items()):
+        if only is not None and name not in only:
+            continue
         values = each.frame()[what] * (100 if percent else 1)
         style = "-" if i < len(COLOURS) else "--"
-        ax.plot(values.index, values, style, marker=MARKERS[i % 8], ms=5, label=name)
+        shape = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "ms": 5}
+        ax.plot(values.index, values, style, **shape, label=name)
         ends.append(f"{name} {values.iloc[-1]:.3g}")
     part, kind = what.split("_")
     part = {"train": "training", "val": "validation"}[part]
