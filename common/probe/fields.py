@@ -1,19 +1,11 @@
 """Receptive fields: which pixels of the image each position of a map depends on."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 import torch
 
 from common.advice import tensors_in
-
-MARGIN = 4096  # positions followed beyond either edge, as if the image went on
-HOLE = -(10**9)  # no position: a tap of a transposed convolution that falls between two
-
-Places = Callable[[np.ndarray], list[np.ndarray]]  # which positions each of some new ones takes
 
 
 def storage(tensor: torch.Tensor) -> int:
@@ -32,106 +24,69 @@ def pair(value) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """The lowest and highest pixel that each position along one axis depends on.
+    """What the positions along one axis see of an image of `pixels`.
 
-    `free` holds them as if the image had no edges, for positions -margin … size + margin - 1;
-    `edged` for the real positions and pixels, which tells what all of them see together. Where
-    every position sees the same, the axis is `flat` and holds one column. A position that sees
-    nothing has (inf, -inf).
+    Position i sees the pixels low + step i … high + step i, as if the image had no edges; with a
+    step of 0 all see the same. `edged` (2, size) holds the first and the last real pixel of each
+    position, which tells what all of them see together; (inf, -inf) for none.
     """
 
-    pixels: int  # of the image
-    free: np.ndarray  # (2, size + 2 margins)
-    edged: np.ndarray  # (2, size)
-    flat: bool = False
+    pixels: int
+    low: int
+    high: int
+    step: int
+    edged: np.ndarray
 
     @property
-    def size(self) -> int:
-        return self.edged.shape[1]
+    def flat(self) -> bool:
+        return self.step == 0
 
     @property
     def whole_image(self) -> bool:
-        return self.flat and tuple(self.edged[:, 0]) == (0, self.pixels - 1)
+        return self.flat and (self.low, self.high) == (0, self.pixels - 1)
 
     def whole(self) -> "Axis":
         """What depends on all positions of this axis."""
-        span = np.array([[self.edged[0].min()], [self.edged[1].max()]])
-        return Axis(self.pixels, span, span, True)
+        return self.alike(self.edged[0].min(), self.edged[1].max(), self.edged.shape[1])
 
-    def take(self, places: "Places", size: int, rate: float = 1) -> "Axis":
-        """The axis of `size` positions, of which o depends on those that places(o) lists.
+    def alike(self, low: float, high: float, size: int) -> "Axis":
+        """The axis of `size` positions that all see the pixels low … high."""
+        edged = np.repeat([[low], [high]], size, 1)
+        return Axis(self.pixels, int(low), int(high), 0, edged)
 
-        `rate` is the number of new positions to one of the old.
+    def window(
+        self, size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
+    ) -> "Axis | None":
+        """The axis of `size` windows of `kernel` taps, `dilation` apart, that slide over this one.
+
+        None where some see nothing but padding, while all others see the same.
         """
+        low, high = np.full(size, np.inf), np.full(size, -np.inf)
+        for tap in range(kernel):
+            places = np.arange(size) * stride + tap * dilation - padding
+            inside = (places >= 0) & (places < self.edged.shape[1])
+            low[inside] = np.minimum(low[inside], self.edged[0, places[inside]])
+            high[inside] = np.maximum(high[inside], self.edged[1, places[inside]])
+        edged = np.stack([low, high])
         if self.flat:
-            gaps = np.all([place == HOLE for place in places(np.arange(size))], 0)
-            if not gaps.any():
-                return self
-            edged = np.where(gaps, [[np.inf], [-np.inf]], self.edged)
-            return Axis(self.pixels, np.full((2, size), np.nan), edged)  # not the same everywhere
-        margin = (self.free.shape[1] - self.size) // 2
-        reach = min(int(margin * rate), MARGIN)
-        taps = places(np.arange(-reach, size + reach))
-        reached = np.concatenate(taps)
-        reached = reached[reached != HOLE]
-        lowest, highest = reached.min(initial=0), reached.max(initial=0)
-        if lowest < -margin or highest >= self.size + margin:  # keep what needs no more margin
-            over = max(-margin - lowest, highest - self.size - margin + 1)
-            reach = max(reach - math.ceil(over * rate) - 1, 0)
-            taps = places(np.arange(-reach, size + reach))
-        free = gather(self.free, [np.where(t == HOLE, HOLE, t + margin) for t in taps])
-        return Axis(self.pixels, free, gather(self.edged, places(np.arange(size))))
-
-    def described(self) -> tuple[int | None, int | Fraction | str | None]:
-        """(extent, stride) in pixels; None where nothing is seen or not the same everywhere."""
-        extents = self.free[1] - self.free[0] + 1
-        known = len(extents) and np.isfinite(extents).all() and (extents == extents[0]).all()
-        if not known or (len(extents) < self.size + 2 and not self.flat):
-            return None, None
-        if self.flat:
-            return int(extents[0]), "all"
-        steps = (self.free[0, -1] - self.free[0, 0]) / (len(extents) - 1)
-        stride = Fraction(steps).limit_denominator(64)
-        return int(extents[0]), int(stride) if stride.denominator == 1 else stride
+            return replace(self, edged=edged) if np.isfinite(edged).all() else None
+        before, beyond = -self.step * padding, self.step * (dilation * (kernel - 1) - padding)
+        step = self.step * stride
+        return Axis(self.pixels, self.low + before, self.high + beyond, step, edged)
 
 
-def gather(values: np.ndarray, taps: list[np.ndarray]) -> np.ndarray:
-    """Lowest and highest of `values` (2, n) at each list of places; outside there is nothing."""
-    low, high = np.full(len(taps[0]), np.inf), np.full(len(taps[0]), -np.inf)
-    for places in taps:
-        inside = (places >= 0) & (places < values.shape[1])
-        if inside.all():
-            np.minimum(low, values[0][places], out=low)
-            np.maximum(high, values[1][places], out=high)
-        else:
-            low[inside] = np.minimum(low[inside], values[0][places[inside]])
-            high[inside] = np.maximum(high[inside], values[1][places[inside]])
-    return np.stack([low, high])
-
-
-def union(axes: list[Axis], size: int) -> Axis:
-    """The axis of `size` positions that see what any of `axes` sees."""
-    axes = [a if a.flat or a.size == size else a.whole() for a in axes]  # one position for all
-    if full := [axis for axis in axes if axis.whole_image]:
-        return full[0]
-    if all(axis is axes[0] for axis in axes):
-        return axes[0]
-    length = min((a.free.shape[1] for a in axes if not a.flat), default=1)  # the least margin
-    cuts = [max((a.free.shape[1] - length) // 2, 0) for a in axes]
-    free = widest([a.free[:, c : c + length] for a, c in zip(axes, cuts, strict=True)])
-    flat = all(axis.flat for axis in axes)
-    return Axis(axes[0].pixels, free, widest([axis.edged for axis in axes]), flat)
-
-
-def widest(values: list[np.ndarray]) -> np.ndarray:
-    """The lowest and the highest (2, n) of several; a flat axis has one column for all."""
-    columns = np.broadcast_arrays(*values)
-    return np.stack([np.min([v[0] for v in columns], 0), np.max([v[1] for v in columns], 0)])
-
-
-def by_axis(fields: "list[Seen]") -> list[list[Axis]]:
-    """The vertical axes and the horizontal axes of several fields."""
-    return [[field.vertical for field in fields], [field.horizontal for field in fields]]
+def union(axes: list[Axis], size: int) -> Axis | None:
+    """The axis of `size` positions that see what any of `axes` sees, if it is that simple."""
+    axes = [a if a.flat or a.edged.shape[1] == size else a.whole() for a in axes]  # broadcast
+    if not (full := any(axis.whole_image for axis in axes)) and len({a.step for a in axes}) > 1:
+        return None
+    low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
+    if full or axes[0].flat:
+        ends = (0, axes[0].pixels - 1) if full else (low, high)
+        return axes[0].alike(*ends, size)
+    edges = np.stack([axis.edged for axis in axes])
+    edged = np.stack([edges[:, 0].min(0), edges[:, 1].max(0)])
+    return Axis(axes[0].pixels, low, high, axes[0].step, edged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,25 +120,28 @@ class Seen:
         """What depends on all values."""
         return Seen(*(axis.whole() for axis in self.axes))
 
-    def take(self, places, output: torch.Tensor, rate=(1, 1)) -> "Seen":
-        """Both axes taken at `places`, a function for each, for a new map `output`."""
-        how = zip(places, output.shape[-2:], rate, strict=True)
-        vertical, horizontal = (a.take(*h) for a, h in zip(self.axes, how, strict=True))
-        return replace(self, vertical=vertical, horizontal=horizontal)
+    def windows(self, output: torch.Tensor, *settings) -> "Seen | None":
+        """Windows slide over both axes, as `Axis.window` has it; each setting for one or both."""
+        ways = zip(output.shape[-2:], *map(pair, settings), strict=True)
+        axes = [axis.window(*way) for axis, way in zip(self.axes, ways, strict=True)]
+        return None if None in axes else replace(self, vertical=axes[0], horizontal=axes[1])
 
     def described(self) -> tuple[int | str, int | str]:
-        """(field, stride) in words: one number, "h x w", "all" or "not known"."""
-        (height, down), (width, across) = (axis.described() for axis in self.axes)
-        if height is None or width is None:
-            return "not known", "not known"
+        """(field, stride) in words: one number, "h x w", or "all"."""
         if all(axis.whole_image for axis in self.axes):
             return "all", "all"
-        return one_or_both(height, width), one_or_both(down, across)
+        fields = [axis.high - axis.low + 1 for axis in self.axes]
+        return one_or_both(*fields), one_or_both(*(axis.step or "all" for axis in self.axes))
 
 
-def one_or_both(vertical, horizontal) -> int | str:
-    one = vertical if vertical == horizontal else f"{vertical} x {horizontal}"
-    return one if isinstance(one, int) else str(one)
+def one_or_both(vertical: int | str, horizontal: int | str) -> int | str:
+    return vertical if vertical == horizontal else f"{vertical} x {horizontal}"
+
+
+def joined(fields: list[Seen], size: tuple[int, int]) -> list[Axis | None]:
+    """Both axes of what sees all that any of `fields` sees."""
+    columns = [[field.vertical for field in fields], [field.horizontal for field in fields]]
+    return [union(axes, n) for axes, n in zip(columns, size, strict=True)]
 
 
 # ------------------------------------------------------------------------------------- operations
@@ -196,20 +154,18 @@ REARRANGED = {
     aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze, aten.expand,
     aten.repeat,
 }  # fmt: skip
-WITHIN_CHANNELS = {  # what changes the dimensions before the last two alone, if at all
-    aten.transpose, aten.permute, aten.channel_shuffle, aten.native_channel_shuffle,
-}  # fmt: skip
-SELECTIONS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.chunk, aten.flip}
-REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std,
-    aten.linalg_vector_norm}  # fmt: skip
+SHUFFLES = {aten.channel_shuffle, aten.native_channel_shuffle}
+PARTS = {aten.select, aten.split, aten.split_with_sizes, aten.chunk}
+REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std}
 PADDINGS = {aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d}
-POOLS = {aten.max_pool2d_with_indices, aten.avg_pool2d}
+MAY_PAD = {*PADDINGS, aten.convolution}
 
 
 class FieldTracker:
     """Follows what every tensor of a forward pass sees of the image, operation by operation.
 
-    `fields[id(tensor)]` is a Seen, or None where it is not known.
+    `fields[id(tensor)]` is a Seen, or None where it is not known: after an operation that is not
+    listed here, such as a transposed convolution with a stride, a mirror image or an upsampling.
     """
 
     def __init__(self, image: torch.Tensor) -> None:
@@ -217,10 +173,9 @@ class FieldTracker:
         self.alive: list[torch.Tensor] = []  # keeps ids from being used twice
         self.overwritten: set[int] = set()  # storages of which parts have changed
         self.batch = image.shape[0]
-        axes = []
-        for pixels in image.shape[-2:]:
-            free = np.repeat(np.arange(-MARGIN, pixels + MARGIN, dtype=float)[None], 2, 0)
-            axes.append(Axis(pixels, free, free[:, MARGIN : MARGIN + pixels]))
+        axes = (
+            Axis(n, 0, 0, 1, np.tile(np.arange(n, dtype=float), (2, 1))) for n in image.shape[-2:]
+        )
         self.mark([image], Seen(*axes))
 
     def mark(self, tensors: list[torch.Tensor], seen: Seen | None) -> None:
@@ -254,9 +209,9 @@ class FieldTracker:
         first = fields[0]
         if torch.Tag.pointwise in operation.tags or kind in POINTWISE:
             return pointwise(fields, known, output)
-        gaps = kind is aten.convolution and args[6]  # transposed: some values may see nothing
-        if all(field.flat for field in fields) and not gaps:  # whatever is done to them
-            return Seen(*(union(axes, 1) for axes in by_axis(fields)))
+        if all(field.flat for field in fields) and kind not in MAY_PAD:  # whatever is done to them
+            axes = joined(fields, (1, 1))
+            return None if None in axes else Seen(*axes)
         if kind in (aten.cat, aten.concatenate):
             return concatenated(args, fields, known, output)
         if len(known) > 1:
@@ -268,7 +223,7 @@ class FieldTracker:
         if "batch_norm" in kind.__name__ and args[5:6] != (True,):
             return first
         if first.mixed:
-            whole = kind in REDUCTIONS and len(dimensions(kind, args, x)) == x.ndim - 1
+            whole = kind in REDUCTIONS and len(dimensions(args, x)) == x.ndim - 1
             whole |= kind is aten.native_layer_norm and len(args[1]) == x.ndim - 1
             return first.whole() if whole else None
         return of_a_map(kind, args, first, x, output) if x.ndim >= 3 else None
@@ -288,26 +243,23 @@ def pointwise(fields: list[Seen], known: list[torch.Tensor], output: torch.Tenso
         return None
     if any(t.ndim < 2 and not f.flat and not f.mixed for t, f in zip(known, fields, strict=True)):
         return None
-    size = output.shape[-2:] if output.ndim > 1 and not mixed else (1, 1)
-    axes = [union(axes, n) for axes, n in zip(by_axis(fields), size, strict=True)]
-    return Seen(*axes, all(field.uniform for field in fields), mixed)
+    axes = joined(fields, output.shape[-2:] if output.ndim > 1 and not mixed else (1, 1))
+    uniform = all(field.uniform for field in fields)
+    return None if None in axes else Seen(*axes, uniform, mixed)
 
 
 def concatenated(args, fields, known, output) -> Seen | None:
     """Tensors side by side along a dimension that is no position."""
     dim = (args[1] if len(args) > 1 else 0) % output.ndim
     flat = all(field.mixed or field.flat for field in fields)
-    if dim == 0 or (dim >= output.ndim - 2 and not flat):
-        return None
     mixed = any(field.mixed for field in fields)
-    if mixed and not flat:
+    if dim == 0 or (not flat and (mixed or dim >= output.ndim - 2)):
         return None
-    size = (1, 1) if flat else output.shape[-2:]
-    columns = by_axis(fields)
-    axes = [union(column, n) for column, n in zip(columns, size, strict=True)]
-    same = all(axis is column[0] for column in columns for axis in column)
-    uniform = same and all(f.uniform for f in fields) and len(tensors_in(args)) == len(known)
-    return Seen(*axes, uniform, mixed or (flat and not uniform and output.ndim == 2))
+    axes = joined(fields, (1, 1) if flat else output.shape[-2:])
+    same = all(f.axes == fields[0].axes and f.uniform for f in fields)  # the very axes
+    uniform = same and len(tensors_in(args)) == len(known)
+    mixed = mixed or (flat and not uniform and output.ndim == 2)
+    return None if None in axes else Seen(*axes, uniform, mixed)
 
 
 def rearranged(seen: Seen, x: torch.Tensor, output: torch.Tensor, batch: int) -> Seen | None:
@@ -325,12 +277,10 @@ def rearranged(seen: Seen, x: torch.Tensor, output: torch.Tensor, batch: int) ->
     return None
 
 
-def dimensions(kind, args: tuple, x: torch.Tensor) -> set[int]:
+def dimensions(args: tuple, x: torch.Tensor) -> set[int]:
     """The dimensions that a reduction runs over, counted from 0."""
-    given = args[2:3] if kind is aten.linalg_vector_norm else args[1:2]
-    if not given or given[0] is None:
-        return set(range(x.ndim))
-    dims = given[0] if isinstance(given[0], (list, tuple)) else [given[0]]
+    given = args[1] if len(args) > 1 else None
+    dims = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
     return {dim % x.ndim for dim in dims} or set(range(x.ndim))
 
 
@@ -346,103 +296,60 @@ def of_a_map(kind, args: tuple, seen: Seen, x: torch.Tensor, output: torch.Tenso
     """What comes of a map whose last two dimensions are positions."""
     rows, columns = x.ndim - 2, x.ndim - 1
     if kind is aten.convolution:
-        if x.ndim != 4 or args[1].ndim != 4:
-            return None
-        seen = replace(seen, uniform=seen.uniform or args[8] == 1)
-        how = [pair(value) for value in (args[1].shape[2:], *args[3:6])]
-        return (transposed if args[6] else window)(seen, output, *how)
-    if kind in POOLS:
+        return convolved(args, seen, output) if x.ndim == args[1].ndim == 4 else None
+    if kind in (aten.max_pool2d_with_indices, aten.avg_pool2d):
         kernel, stride, padding, dilation = (*args[1:5], *([], 0, 1)[len(args) - 2 :])[:4]
         dilation = dilation if kind is aten.max_pool2d_with_indices else 1
-        return window(seen, output, *map(pair, (kernel, stride or kernel, padding, dilation)))
+        return seen.windows(output, kernel, stride or kernel, padding, dilation)
     if kind is aten.avg_pool3d:  # over channels, in a local response normalisation
         return seen if tuple(args[1][1:]) == tuple(args[2][1:]) == (1, 1) else None
     if kind in (aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d):
+        if output.shape[-2:].numel() == 1:
+            return along(seen, {rows, columns}, x)
         if any(n % k for n, k in zip(x.shape[-2:], output.shape[-2:], strict=True)):
             return None
         kernel = [n // k for n, k in zip(x.shape[-2:], output.shape[-2:], strict=True)]
-        made = window(seen, output, kernel, kernel, (0, 0), (1, 1))
-        return along(seen, {rows, columns}, x) if output.shape[-2:].numel() == 1 else made
-    if kind in (aten.upsample_nearest2d, aten.upsample_bilinear2d):
-        return upsampled(kind, args, seen, x, output)
+        return seen.windows(output, kernel, kernel)
     if kind in PADDINGS:
         left, _, top, _, *channels = (*args[1], 0, 0)[: max(4, len(args[1]))]
         seen = replace(seen, uniform=seen.uniform and not any(channels))
-        return window(seen, output, (1, 1), (1, 1), (top, left), (1, 1))
-    if kind in SELECTIONS:
+        return seen.windows(output, 1, 1, (top, left))
+    if kind is aten.slice or kind in PARTS:
         return selected(kind, args, seen, x, output)
-    if kind is aten.index:
-        chosen = [i for i, index in enumerate(args[1]) if index is not None]
-        return seen if seen.uniform and chosen == [1] and x.ndim == 4 else None
-    if kind in WITHIN_CHANNELS:
-        order = list(range(x.ndim))
-        if kind is aten.permute:
-            order = [dim % x.ndim for dim in args[1]]
-        elif kind is aten.transpose:
-            a, b = (dim % x.ndim for dim in args[1:3])
-            order[a], order[b] = b, a
-        return seen if order[-2:] == [rows, columns] else None
-    if kind is aten._softmax or kind is aten._log_softmax:
+    if kind in SHUFFLES:
+        return seen
+    if kind is aten.transpose:  # of other dimensions than the last two
+        return None if {rows, columns} & {dim % x.ndim for dim in args[1:3]} else seen
+    if kind in (aten._softmax, aten._log_softmax):
         return along(seen, {args[1] % x.ndim}, x)
     if kind is aten.native_layer_norm:
         return along(seen, set(range(x.ndim - len(args[1]), x.ndim)), x)
     if kind is aten.native_group_norm or "batch_norm" in kind.__name__:
         return along(seen, {rows, columns}, x)
     if kind in REDUCTIONS:
-        axes = dimensions(kind, args, x)
+        axes = dimensions(args, x)
         both = {rows, columns} <= axes
         place_kept = output.ndim == x.ndim or not axes & {rows, columns}
         return along(seen, axes, x) if 0 not in axes and (both or place_kept) else None
     return None
 
 
-def window(seen: Seen, output: torch.Tensor, kernel, stride, padding, dilation) -> Seen:
-    """A window of `kernel` taps, `dilation` apart, slides over the map."""
-
-    def places(k, s, p, d):
-        return lambda out: [out * s - p + d * tap for tap in range(k)]
-
-    ways = [places(*how) for how in zip(kernel, stride, padding, dilation, strict=True)]
-    return seen.take(ways, output, [1 / s for s in stride])
-
-
-def transposed(seen: Seen, output: torch.Tensor, kernel, stride, padding, dilation) -> Seen:
-    """Every position is spread over a window: output o gets input i where o = s i - p + d k."""
-
-    def places(k, s, p, d):
-        def of(out):
-            taps = [out + p - d * tap for tap in range(k)]
-            return [np.where(tap % s == 0, tap // s, HOLE) for tap in taps]
-
-        return of
-
-    ways = [places(*how) for how in zip(kernel, stride, padding, dilation, strict=True)]
-    return seen.take(ways, output, stride)
-
-
-def upsampled(kind, args, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> Seen | None:
-    """Each position several times, or drawn from its two neighbours; by whole factors only."""
-    factors = [b / a for a, b in zip(x.shape[-2:], output.shape[-2:], strict=True)]
-    if any(f != int(f) for f in factors) or (kind is aten.upsample_bilinear2d and args[2]):
+def convolved(args: tuple, seen: Seen, output: torch.Tensor) -> Seen | None:
+    """A convolution; a transposed one is another where its stride is 1."""
+    kernel = args[1].shape[2:]
+    stride, padding, dilation = (pair(value) for value in args[3:6])
+    transposed, groups = args[6], args[8]
+    if transposed and stride != (1, 1):
         return None
-
-    def places(f):
-        if kind is aten.upsample_nearest2d:
-            return lambda out: [out // f]
-        # The centre of output o lies at (2 o + 1 - f) / 2 f; a neighbour of weight 0 is left out.
-        return lambda out: [(2 * out + 1 - f) // (2 * f), -((f - 1 - 2 * out) // (2 * f))]
-
-    return seen.take([places(int(f)) for f in factors], output, factors)
+    if transposed:
+        taps = zip(dilation, kernel, padding, strict=True)
+        padding = tuple(d * (k - 1) - p for d, k, p in taps)
+    seen = replace(seen, uniform=seen.uniform or groups == 1)
+    return seen.windows(output, kernel, stride, padding, dilation)
 
 
 def selected(kind, args, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> Seen | None:
-    """A part of a map, or its mirror image."""
-    if kind is aten.flip:
-        dims = {dim % x.ndim for dim in args[1]}
-        sides = enumerate(x.shape[-2:], x.ndim - 2)
-        ways = [mirror(n) if dim in dims else same for dim, n in sides]
-        inner = dims <= {x.ndim - 2, x.ndim - 1}
-        return seen.take(ways, output) if inner or (seen.uniform and 0 not in dims) else None
+    """A part of the channels where all see the same, or of the positions."""
     place = 1 if kind in (aten.slice, aten.select) else 2  # of the dimension among the arguments
     dim = (args[place] if len(args) > place else 0) % x.ndim
     if dim < x.ndim - 2:
@@ -451,15 +358,6 @@ def selected(kind, args, seen: Seen, x: torch.Tensor, output: torch.Tensor) -> S
     if kind is not aten.slice:
         return None
     start, _, step = slice(*(*args[2:5], None, None, None)[:3]).indices(x.shape[dim])
-    ways, rate = [same, same], [1, 1]
-    ways[dim - x.ndim] = lambda out: [out * step + start]
-    rate[dim - x.ndim] = 1 / step
-    return seen.take(ways, output, rate)
-
-
-def same(out: np.ndarray) -> list[np.ndarray]:
-    return [out]
-
-
-def mirror(size: int) -> Places:
-    return lambda out: [size - 1 - out]
+    steps, starts = [1, 1], [0, 0]
+    steps[dim - x.ndim], starts[dim - x.ndim] = step, -start
+    return seen.windows(output, 1, steps, starts)
