@@ -639,6 +639,9 @@ FIELDS = {
     ),
     "beside random numbers": (lambda: Apply(lambda x: x + torch.rand_like(x)), 1),
     "the mean of a part": (lambda: Apply(lambda x: x[:, :, 2:].mean((2, 3))), "14 x 16"),
+    "shifted out of sight": (
+        lambda: Apply(lambda x: F.pad(x, (16, -16)).mean((2, 3))), "not known",
+    ),
     "columns alone": (lambda: Apply(lambda x: x.mean(2, keepdim=True)), "16 x 1"),
 }  # fmt: skip
 

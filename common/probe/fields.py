@@ -59,7 +59,7 @@ class Axis:
     ) -> "Axis | None":
         """The axis of `size` windows of `kernel` taps, `dilation` apart, that slide over this one.
 
-        None where some see nothing but padding, while all others see the same.
+        None where all see nothing but padding, or some, while the others all see the same.
         """
         low, high = np.full(size, np.inf), np.full(size, -np.inf)
         for tap in range(kernel):
@@ -67,9 +67,11 @@ class Axis:
             inside = (places >= 0) & (places < self.edged.shape[1])
             low[inside] = np.minimum(low[inside], self.edged[0, places[inside]])
             high[inside] = np.maximum(high[inside], self.edged[1, places[inside]])
-        edged = np.stack([low, high])
+        edged, seeing = np.stack([low, high]), np.isfinite(low)
+        if not seeing.any() or (self.flat and not seeing.all()):
+            return None
         if self.flat:
-            return replace(self, edged=edged) if np.isfinite(edged).all() else None
+            return replace(self, edged=edged)
         before, beyond = -self.step * padding, self.step * (dilation * (kernel - 1) - padding)
         step = self.step * stride
         return Axis(self.pixels, self.low + before, self.high + beyond, step, edged)
