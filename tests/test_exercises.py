@@ -871,7 +871,7 @@ WRONG = {
     "lenet.train_step": {"plain descent": plain_descent},
     "lenet.accuracy_from_zeros": {"of MNIST": lambda: 11.35},
     "vgg.share_in_the_middle": {"of the height": lambda: 97},
-    "resnet.spread_after_twenty": {"without the input": lambda: 20},
+    "resnet.variance_after_twenty": {"without the input": lambda: 20},
     "resnet.add_up_gradients": {"used up": parts_used_up},
     "nin.mix_channels": {
         "conv2d": lambda x, weight, bias: F.conv2d(x[None], weight[:, :, None, None], bias)[0]

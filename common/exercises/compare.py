@@ -1,5 +1,7 @@
 """Exercises of 99_compare."""
 
+import math
+
 import torch
 
 from common.exercises import Exercise
@@ -36,8 +38,34 @@ def median(accuracies):
     return middle, mean_and_spread(accuracies)[1]
 
 
-def standard_error(accuracy, images):
-    return (accuracy * (1 - accuracy) / images) ** 0.5
+def images_needed(accuracy, error):
+    from math import ceil
+
+    return ceil(accuracy * (1 - accuracy) / error**2)
+
+
+def by_the_error_itself(accuracy, error):
+    return math.ceil(accuracy * (1 - accuracy) / error)
+
+
+def without_the_wrong_ones(accuracy, error):
+    return math.ceil(accuracy / error**2)
+
+
+def one_too_few(accuracy, error):
+    return int(accuracy * (1 - accuracy) / error**2)
+
+
+def by_the_spread(accuracy, error):
+    return math.ceil((accuracy * (1 - accuracy)) ** 0.5 / error)
+
+
+def for_two_errors(accuracy, error):
+    return images_needed(accuracy, error / 2)
+
+
+def not_rounded(accuracy, error):
+    return accuracy * (1 - accuracy) / error**2
 
 
 def paired_error(right_a, right_b):
@@ -57,7 +85,7 @@ def unpaired_error(right_a, right_b):
 def error_of_the_first(right_a, right_b):
     n = len(right_a)
     p, q = (sum(bool(v) for v in right) / n for right in (right_a, right_b))
-    return p - q, standard_error(p, n)
+    return p - q, (p * (1 - p) / n) ** 0.5
 
 
 def spread_of_differences(right_a, right_b):
@@ -178,35 +206,30 @@ Return two numbers: their mean, and their sample standard deviation, which divid
         ),
     ),
     Exercise(
-        solution=standard_error,
+        solution=images_needed,
         statement="""\
-A net is right on a share `accuracy`, p, of n = `images` test images.
-Another draw of test images would give a slightly different share.
-Return its standard error, the root of p (1 - p) / n, a number.""",
-        hints=("p is the accuracy as a share, n the number of images.", "** 0.5 takes a root."),
-        cases=lambda: (Case((0.99, 10_000)), Case((0.9, 360)), Case((0.25, 7)), Case((1.0, 50))),
+A net is right on a share `accuracy` of all photographs.
+How many test images does it take until the standard error of a measured accuracy is at most \
+`error`?
+Both are shares, such as 0.9 and 0.003.
+Return the smallest whole number of images.""",
+        hints=(
+            "The standard error is the root of p (1 - p) / n. Solve for n.",
+            "n is at least p (1 - p) / error²; math.ceil rounds up.",
+        ),
+        cases=lambda: (
+            Case((0.9, 0.007)),
+            Case((0.5, 0.03)),
+            Case((0.99, 0.0019)),
+            Case((0.2, 0.0125)),
+        ),
         mistakes=(
-            (
-                lambda accuracy, images: accuracy * (1 - accuracy) / images,
-                "That is the variance: its root is missing.",
-            ),
-            (lambda accuracy, images: (accuracy / images) ** 0.5, "1 - p is missing."),
-            (
-                lambda accuracy, images: (accuracy * (1 - accuracy)) ** 0.5 / images,
-                "The root is over the number of images too.",
-            ),
-            (
-                lambda accuracy, images: (accuracy * (1 - accuracy)) ** 0.5,
-                "That is the spread of one image: divide by the number of images.",
-            ),
-            (
-                lambda accuracy, images: 2 * standard_error(accuracy, images),
-                "That is two standard errors.",
-            ),
-            (
-                lambda accuracy, images: 100 * standard_error(accuracy, images),
-                "That is in per cent; the accuracy is a share.",
-            ),
+            (by_the_error_itself, "The error is a root: square it, or n is far too small."),
+            (without_the_wrong_ones, "1 - p is missing."),
+            (one_too_few, "With the part behind the point cut off, the error is still too large."),
+            (by_the_spread, "The root is over n too, so n grows with the square."),
+            (for_two_errors, "That is for two standard errors; one was asked for."),
+            (not_rounded, "There are no parts of images: round up."),
         ),
     ),
     Exercise(

@@ -36,7 +36,7 @@ def divided_by_variance(x):
 
 
 def normal_enough(answer, x):
-    """The normalised images, to two digits: n or n - 1 in the spread is no matter here."""
+    """The normalised images, to two digits: whether n or n - 1 divides is no matter here."""
     kept = x.clone()
     result = torch.as_tensor(answer(x))
     mean = result.double().mean(dim=(0, 2, 3)) if result.dim() == 4 else torch.zeros(())
@@ -168,8 +168,8 @@ EXERCISES = [
         statement="""\
 In a set of 900 healthy and 100 sick leaves the healthy ones rule the loss.
 Weights make up for that: the loss of an image is multiplied by the weight of its class.
-Return the weights of all `classes`, so that each class adds up to the same, and the weights of \
-all images together to N, as if there were none.
+Return a tensor with the weight of each of the `classes` classes, so that each class adds up to \
+the same, and the weights of all images together to N, as if there were none.
 `labels` is an int64 tensor (N,), in which every class occurs.""",
         hints=(
             "All images of a class together shall weigh N / classes. How much is that for each?",
@@ -241,7 +241,7 @@ channel, over all images and pixels of `x`.""",
             ),
             (
                 lambda x: x.float() - x.float().mean(dim=(0, 2, 3), keepdim=True),
-                "The mean is right; the spread is not divided away.",
+                "The mean is right; the standard deviation is not divided away.",
             ),
             (
                 normalise_over((0, 1, 2, 3)),
@@ -258,7 +258,7 @@ channel, over all images and pixels of `x`.""",
             (divided_by_variance, "You divide by the variance; it is the standard deviation."),
             (
                 lambda x: (x.float() / 255 - 0.5) / 0.5,
-                "0.5 is no property of these images: take their own mean and spread.",
+                "0.5 is no property of these images: take their own mean and standard deviation.",
             ),
         ),
     ),

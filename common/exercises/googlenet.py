@@ -335,7 +335,7 @@ Return a number; the check then measures it.""",
         hints=(
             "In each channel there are two numbers, a and b. What is their mean, what their "
             "distance from it?",
-            "(a - mean) / spread is +1 for one of them and -1 for the other, whatever they are.",
+            "(a - mean) / deviation is +1 for one of them and -1 for the other, whatever they are.",
         ),
         experiment=measure_after_norm,
         cases=lambda: (Case(tolerance=0.05),),
@@ -347,7 +347,7 @@ Return a number; the check then measures it.""",
                 "That is the mean absolute value of many normal numbers; here there are two.",
             ),
             (lambda: 0, "The mean is 0, but not the mean absolute value."),
-            (lambda: 5, "Normalising takes the spread of 5 away."),
+            (lambda: 5, "Normalising takes the deviation of 5 away."),
         ),
     ),
     Exercise(

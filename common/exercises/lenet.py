@@ -138,12 +138,12 @@ def three_steps(step):
 
 def shifted_digits(images=4_000, epochs=2, seeds=(0, 1)):
     mnist = data.load("mnist")
-    _, held_out = data.split(len(mnist.train))
-    batches = data.Batches(mnist, "train", 500, size=32, indices=held_out[:500])
-    x, y = next(iter(batches))
     accuracies = {}
     for seed in seeds:
         torch.manual_seed(seed)
+        _, held_out = data.split(len(mnist.train), seed=seed)  # as fit splits it
+        batches = data.Batches(mnist, "train", 500, size=32, indices=held_out[:500])
+        x, y = next(iter(batches))
         flat = nn.Sequential(nn.Flatten(), nn.Linear(1024, 59), nn.ReLU(), nn.Linear(59, 10))
         for name, net in {"LeNet": LeNet5BN(), "no convolution": flat}.items():
             settings = Config(epochs=epochs, lr=1e-3, image_size=32, train_images=images, seed=seed)
@@ -164,7 +164,7 @@ A kernel with a dilation of 2 looks at every second pixel, with a dilation of 3 
 How many pixels high is the output of such a convolution?
 Return a whole number.""",
         hints=(
-            "How many pixels lie between the first and the last that the kernel looks at?",
+            "How many pixels is it from the first to the last that the kernel sees, both counted?",
             "A kernel of 3 with dilation 2 covers 5 pixels: dilation * (kernel - 1) + 1. "
             "The rest is the formula of this page, with that in place of the kernel.",
         ),

@@ -319,7 +319,7 @@ Return a new `nn.Conv2d` with a bias that does what `conv` (which has none) and 
         solution=share_at_160,
         statement="""\
 **Predict before you run.**
-The paper's second dial is the **resolution**: the same net, on smaller images.
+The paper's second dial is the resolution: the same net, on smaller images.
 MobileNet reads images of 160 × 160 pixels in place of 224 × 224.
 Which share of the mult-adds is left, and which of the parameters?
 Return the first as a number such as 0.9; the check then counts.""",
@@ -341,8 +341,8 @@ Return the first as a number such as 0.9; the check then counts.""",
         solution=recalibrate,
         statement="""\
 **Find the fault.**
-A MobileNet is right on 95 % of its batches in training mode, and on 10 % in evaluation mode.
-Its training was short, and the running statistics of its normalisations lag behind its weights.
+A MobileNet is right on 95 % of the images in training mode, and on 10 % in evaluation mode.
+Its training was short, and the averages that its normalisations keep lag behind its weights.
 They shall be taken anew, from `batches`, a list of image tensors; the function below does nothing \
 of the kind.
 Mend it: each `nn.BatchNorm2d` shall hold the plain mean, over the batches, of the statistics it \

@@ -279,7 +279,8 @@ Return a tensor (K).""",
         solution=logit_on_a_canvas,
         statement="""\
 **Predict before you run.**
-A net of convolutions without biases, then global average pooling, sees a digit of 28 × 28 pixels.
+A net of convolutions that keep the size, without biases, then global average pooling, sees a \
+digit of 28 × 28 pixels, black being 0.
 Then it sees the same digit on a black canvas of 56 × 56.
 By what factor do its logits change?
 Return a number: 1 if they stay, 2 if they double; the check then measures it.""",

@@ -126,11 +126,11 @@ def bottleneck_of(join, bias=False, act=nn.ReLU, last=()):
     return lambda: Changed()
 
 
-def spread_after_twenty():
+def variance_after_twenty():
     return 21
 
 
-def measure_spread():
+def measure_variance():
     torch.manual_seed(0)
     x = torch.randn(32, 32, 8, 8)
     with torch.no_grad():
@@ -198,7 +198,7 @@ def blocks_deleted(images=4_000, epochs=3, seeds=(0, 1)):
         net = ResNet(depths=(2, 2, 2, 2), width=0.125, small_images=True)
         settings = Config(epochs=epochs, lr=2e-3, train_images=images, seed=seed)
         fit(net, clothes, settings, show=False)
-        _, held_out = data.split(len(clothes.train))
+        _, held_out = data.split(len(clothes.train), seed=seed)  # as fit splits it
         x, y = next(iter(data.Batches(clothes, "train", 500, indices=held_out[:500])))
         blocks = [m for m in net.modules() if isinstance(m, ResidualBlock)]
         for number, block in enumerate([None, *blocks]):
@@ -276,7 +276,7 @@ Given the input `x` and the four layers, return the block's output, a tensor lik
     Exercise(
         solution=bottleneck,
         statement="""\
-From 50 layers on the paper saves time with a **bottleneck**: 1 × 1 down to a quarter of the \
+From 50 layers on the paper saves time with a bottleneck: 1 × 1 down to a quarter of the \
 channels, 3 × 3 there, 1 × 1 back up.
 Build the block for 256 channels with an identity shortcut and without biases: three \
 convolutions, a batch normalisation after each, ReLU after the first two and after the addition.
@@ -322,7 +322,7 @@ Return it as an `nn.Module`; it has 70,400 parameters.""",
         ),
     ),
     Exercise(
-        solution=spread_after_twenty,
+        solution=variance_after_twenty,
         statement="""\
 **Predict before you run.**
 The input has variance 1 and goes through 20 blocks, each x + norm(conv(relu(x))), untrained, in \
@@ -333,7 +333,7 @@ Return a number; the check then measures it.""",
             "What is the variance of what norm gives, whatever comes in?",
             "Each block adds something of variance 1 that has little to do with x.",
         ),
-        experiment=measure_spread,
+        experiment=measure_variance,
         cases=lambda: (Case(tolerance=0.5),),
         because="Each block adds a signal of variance 1 that is nearly independent of x: the "
         "variance grows by one a block, and each block is a smaller part of the whole. Without the "

@@ -329,7 +329,7 @@ Return a number; the check then sends one bright pixel through.""",
         hints=(
             "The middle is 121 of 441 pixels, 27 %. But do all pixels count alike?",
             "Many paths lead to the middle and one to each corner. "
-            "The weights form a bell; its spread is the root of 10 · 2/3.",
+            "The weights form a bell; its standard deviation is the root of 10 · 2/3.",
         ),
         experiment=weight_of_the_middle,
         cases=lambda: (Case(tolerance=2.5),),

@@ -370,8 +370,8 @@ def convolution(
     axes[0, 3].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
     fig.suptitle(title)
     sums = " + ".join(f"{value:.4g}" for value in products.sum((1, 2)).tolist())
-    value = f"{output[row, column]:.4g}"
-    show(fig, f"{title}. Output at row {row}, column {column}: {sums} = {value}.")
+    value = f"{sums} = {output[row, column]:.4g}" if C > 1 else sums
+    show(fig, f"{title}. Output at row {row}, column {column}: {value}.")
     return output
 
 
@@ -411,14 +411,16 @@ def from_pixels_to_class(
     rows = [("image", x[0][:1].float().cpu())]
     with torch.no_grad():
         for name, layer in layers:
-            rows.append((name, outputs_of(layer, model, x)[0, :most].float().cpu()))
+            rows.append((name, outputs_of(layer, model, x)[0].float().cpu()))
         answer = outputs_of(model, model, x)[0].float().softmax(0).cpu()
     fig, axes = figure(len(rows) + 1, most, (0.9 * most, 0.95 * len(rows) + 1.9))
     axes = np.reshape(axes, (len(rows) + 1, most))
     for (name, maps), line in zip(rows, axes, strict=False):
         for ax in line:
             ax.set_axis_off()
-        line[0].set_title(f"{name}, {maps.shape[1]} × {maps.shape[2]}", fontsize=8, loc="left")
+        told = f"{name}, {maps.shape[1]} × {maps.shape[2]}"
+        told += f", {most} of {len(maps)} maps" if len(maps) > most else ""
+        line[0].set_title(told, fontsize=8, loc="left")
         for ax, values in zip(line, maps, strict=False):
             ax.imshow(to_picture(values[None]), cmap="gray" if name == "image" else "viridis")
     for ax in axes[-1]:
