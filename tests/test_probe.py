@@ -427,10 +427,17 @@ def test_fields_of_random_nets(seed):
 HOLES = ("dilated", "pools", "not square", "cropped")  # in view are not all pixels of a rectangle
 
 
-@pytest.mark.parametrize("name", [name for name in NETS if name != "classifier"])
+PLACED = {name: build for name, build in NETS.items() if name != "classifier"} | {
+    "transposed": lambda: nn.Sequential(
+        nn.ConvTranspose2d(2, 2, (4, 5), padding=(1, 0)), nn.Conv2d(2, 2, 3, stride=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLACED)
 def test_the_place_of_a_field(name):
     """Not only how large it is: paddings and crops move it."""
-    net = NETS[name]()
+    net = PLACED[name]()
     recorder, output = probe.trace(net, SHAPE, fields=True)
     seen = recorder.tracker.fields[id(output)]
     x = torch.rand(SHAPE, dtype=torch.double, requires_grad=True)
@@ -642,8 +649,30 @@ FIELDS = {
     "shifted out of sight": (
         lambda: Apply(lambda x: F.pad(x, (16, -16)).mean((2, 3))), "not known",
     ),
+    "whatever follows the mean": (
+        lambda: Apply(lambda x: x.mean((2, 3), keepdim=True).permute(0, 3, 2, 1)), "all",
+    ),
+    "the mean of a flat map": (lambda: Apply(lambda x: x.flatten(1).mean(1)), "all"),
+    "the mean of the batch": (lambda: Apply(lambda x: x + x.mean()), "not known"),
+    "means by place": (lambda: nn.AdaptiveAvgPool2d(4), 4),
+    "means of unlike windows": (lambda: nn.AdaptiveAvgPool2d(5), "not known"),
+    "over channels": (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.LocalResponseNorm(3)), 3),
+    "channels exchanged": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), Apply(lambda x: shuffled(x, 2))), 3,
+    ),
+    "rows for columns": (lambda: Apply(lambda x: x.transpose(2, 3)), "not known"),
+    "some of unlike channels": (
+        lambda: Apply(lambda x: torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 1)[:, 1:]), "not known",
+    ),
+    "some of like channels": (lambda: Apply(lambda x: torch.cat([x, x], 1)[:, 1:]), 1),
     "columns alone": (lambda: Apply(lambda x: x.mean(2, keepdim=True)), "16 x 1"),
 }  # fmt: skip
+
+
+def shuffled(x, groups):
+    """ShuffleNet's way to mix groups: channels as a table, its rows for its columns."""
+    N, C, H, W = x.shape
+    return x.view(N, groups, C // groups, H, W).transpose(1, 2).reshape(N, C, H, W)
 
 
 class Mirrored(nn.Module):
