@@ -4,6 +4,7 @@ Most tests stand in for torch and pandas with a few lines, and start Python with
 packages: that takes milliseconds, hides the installed course, and shows what the cell installs.
 """
 
+import ast
 import json
 import os
 import shutil
@@ -231,6 +232,33 @@ def test_says_what_to_do_where_torchinfo_cannot_be_installed(tmp_path):
     message = done.stderr.splitlines()[-1]
     assert "torchinfo" in message
     assert "internet" in message
+
+
+def imports_of(source: str) -> list[str]:
+    """The import statements of a cell, wherever they stand in it."""
+    nodes = ast.walk(ast.parse(source))
+    return [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_the_notebooks_import_nothing_that_colab_lacks():
+    """Neither Colab nor Kaggle brings these packages, and the setup cell does not install them."""
+    lacks = ("tyro", "hypothesis", "captum", "playwright", "nbval", "ruff")
+    project = tomllib.loads((machine.HOME / "pyproject.toml").read_text())["project"]
+    ours = " ".join([*project["dependencies"], *project["optional-dependencies"]["test"]])
+    assert all(name in ours for name in lacks)
+    cells = [cell for path in notebooks.paths() for cell in notebooks.read(path).cells]
+    lines = [f"import sys; sys.modules.update(dict.fromkeys({lacks}))"]
+    lines += dict.fromkeys(
+        line
+        for cell in cells
+        if cell.cell_type == "code" and cell.id != "setup"
+        for line in imports_of(cell.source)
+    )
+    modules = (machine.HOME / "common").glob("[!_]*.py")
+    lines += [f"import common.{path.stem}" for path in modules if path.stem != "setup"]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=machine.HOME, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # ----------------------------------------------------------------------------------- what it says
