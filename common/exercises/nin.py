@@ -98,7 +98,7 @@ def pixel_by_pixel(patch, weights, biases):
     return at_one_place(patch.permute(1, 2, 0), weights, biases)
 
 
-def columns_before_rows(patch, weights, biases):
+def patch_turned(patch, weights, biases):
     return at_one_place(patch.transpose(1, 2), weights, biases)
 
 
@@ -272,7 +272,7 @@ Return a tensor (K).""",
                 pixel_by_pixel,
                 "You read the patch pixel by pixel; weights are stored channel by channel.",
             ),
-            (columns_before_rows, "Rows and columns of the patch are exchanged."),
+            (patch_turned, "Rows and columns of the patch are exchanged."),
         ),
     ),
     Exercise(
