@@ -140,7 +140,7 @@ def one_or_both(vertical: int | str, horizontal: int | str) -> int | str:
     return vertical if vertical == horizontal else f"{vertical} x {horizontal}"
 
 
-def joined(fields: list[Seen], size: tuple[int, int]) -> list[Axis | None]:
+def seen_together(fields: list[Seen], size: tuple[int, int]) -> list[Axis | None]:
     """Both axes of what sees all that any of `fields` sees."""
     columns = [[field.vertical for field in fields], [field.horizontal for field in fields]]
     return [union(axes, n) for axes, n in zip(columns, size, strict=True)]
@@ -212,7 +212,7 @@ class FieldTracker:
         if torch.Tag.pointwise in operation.tags or kind in POINTWISE:
             return pointwise(fields, known, output)
         if all(field.flat for field in fields) and kind not in MAY_PAD:  # whatever is done to them
-            axes = joined(fields, (1, 1))
+            axes = seen_together(fields, (1, 1))
             return None if None in axes else Seen(*axes)
         if kind in (aten.cat, aten.concatenate):
             return concatenated(args, fields, known, output)
@@ -245,7 +245,7 @@ def pointwise(fields: list[Seen], known: list[torch.Tensor], output: torch.Tenso
         return None
     if any(t.ndim < 2 and not f.flat and not f.mixed for t, f in zip(known, fields, strict=True)):
         return None
-    axes = joined(fields, output.shape[-2:] if output.ndim > 1 and not mixed else (1, 1))
+    axes = seen_together(fields, output.shape[-2:] if output.ndim > 1 and not mixed else (1, 1))
     uniform = all(field.uniform for field in fields)
     return None if None in axes else Seen(*axes, uniform, mixed)
 
@@ -257,7 +257,7 @@ def concatenated(args, fields, known, output) -> Seen | None:
     mixed = any(field.mixed for field in fields)
     if dim == 0 or (not flat and (mixed or dim >= output.ndim - 2)):
         return None
-    axes = joined(fields, (1, 1) if flat else output.shape[-2:])
+    axes = seen_together(fields, (1, 1) if flat else output.shape[-2:])
     same = all(f.axes == fields[0].axes and f.uniform for f in fields)  # the very axes
     uniform = same and len(tensors_in(args)) == len(known)
     mixed = mixed or (flat and not uniform and output.ndim == 2)
