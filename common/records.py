@@ -303,7 +303,8 @@ def plain(value):
 def read(path: Path) -> Record:
     """Read one record. Raises ValueError, naming the file and what is wrong, for anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_int=bounded)
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text, parse_int=bounded, parse_constant=refused)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(found, dict):
@@ -323,6 +324,11 @@ def read(path: Path) -> Record:
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
     return record
+
+
+def refused(word: str) -> None:
+    """JSON has neither NaN nor Infinity, though Python reads them; `plain` writes None for both."""
+    raise ValueError(f"{word} is no JSON")
 
 
 def bounded(digits: str) -> int:
