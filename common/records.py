@@ -303,8 +303,8 @@ def plain(value):
 def read(path: Path) -> Record:
     """Read one record. Raises ValueError, naming the file and what is wrong, for anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text, parse_int=bounded, parse_constant=refused)
+        numbers = {"parse_int": bounded, "parse_float": finite, "parse_constant": finite}
+        found = json.loads(path.read_text(encoding="utf-8"), **numbers)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(found, dict):
@@ -326,9 +326,11 @@ def read(path: Path) -> Record:
     return record
 
 
-def refused(word: str) -> None:
-    """JSON has neither NaN nor Infinity, though Python reads them; `plain` writes None for both."""
-    raise ValueError(f"{word} is no JSON")
+def finite(word: str) -> float:
+    """A number of JSON that is one: not NaN, Infinity or 1e999, for which `plain` writes None."""
+    if not math.isfinite(number := float(word)):
+        raise ValueError(f"{word} is no finite number")
+    return number
 
 
 def bounded(digits: str) -> int:

@@ -186,6 +186,14 @@ def test_a_damaged_field_is_named_and_the_record_left_out(record, results, field
     assert path.name in problem
 
 
+@pytest.mark.parametrize("word", ["Infinity", "-Infinity", "NaN", "1e999"])
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(record, results, word):
+    path = records.save(changed(record, options={"width": 0.125}), results)
+    path.write_text(path.read_text().replace('"width": 0.125', f'"width": {word}'))
+    with pytest.raises(ValueError, match=word):
+        records.read(path)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", "5", '{"network": "x"}', "[" * 100_000, '{"params": ' + "9" * 400 + "}",

@@ -44,30 +44,6 @@ def images_needed(accuracy, error):
     return ceil(accuracy * (1 - accuracy) / error**2)
 
 
-def by_the_error_itself(accuracy, error):
-    return math.ceil(accuracy * (1 - accuracy) / error)
-
-
-def without_the_wrong_ones(accuracy, error):
-    return math.ceil(accuracy / error**2)
-
-
-def one_too_few(accuracy, error):
-    return int(accuracy * (1 - accuracy) / error**2)
-
-
-def by_the_spread(accuracy, error):
-    return math.ceil((accuracy * (1 - accuracy)) ** 0.5 / error)
-
-
-def for_two_errors(accuracy, error):
-    return images_needed(accuracy, error / 2)
-
-
-def not_rounded(accuracy, error):
-    return accuracy * (1 - accuracy) / error**2
-
-
 def paired_error(right_a, right_b):
     n = len(right_a)
     only_a = sum(bool(a) and not b for a, b in zip(right_a, right_b, strict=True))
@@ -224,12 +200,24 @@ Return the smallest whole number of images.""",
             Case((0.2, 0.0125)),
         ),
         mistakes=(
-            (by_the_error_itself, "The error is a root: square it, or n is far too small."),
-            (without_the_wrong_ones, "1 - p is missing."),
-            (one_too_few, "With the part behind the point cut off, the error is still too large."),
-            (by_the_spread, "The root is over n too, so n grows with the square."),
-            (for_two_errors, "That is for two standard errors; one was asked for."),
-            (not_rounded, "There are no parts of images: round up."),
+            (
+                lambda p, error: images_needed(p, error**0.5),
+                "The error is a root: square it, or n is far too small.",
+            ),
+            (lambda p, error: math.ceil(p / error**2), "1 - p is missing."),
+            (
+                lambda p, error: images_needed(p, error) - 1,
+                "With the part behind the point cut off, the error is still too large.",
+            ),
+            (
+                lambda p, error: math.ceil((p * (1 - p)) ** 0.5 / error),
+                "The root is over n too, so n grows with the square.",
+            ),
+            (
+                lambda p, error: images_needed(p, error / 2),
+                "That is for two standard errors; one was asked for.",
+            ),
+            (lambda p, error: p * (1 - p) / error**2, "There are no parts of images: round up."),
         ),
     ),
     Exercise(

@@ -80,12 +80,13 @@ class Axis:
 def union(axes: list[Axis], size: int) -> Axis | None:
     """The axis of `size` positions that see what any of `axes` sees, if it is that simple."""
     axes = [a if a.flat or a.edged.shape[1] == size else a.whole() for a in axes]  # broadcast
-    if not (full := any(axis.whole_image for axis in axes)) and len({a.step for a in axes}) > 1:
+    if any(axis.whole_image for axis in axes):
+        return axes[0].alike(0, axes[0].pixels - 1, size)
+    if len({axis.step for axis in axes}) > 1:
         return None
     low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
-    if full or axes[0].flat:
-        ends = (0, axes[0].pixels - 1) if full else (low, high)
-        return axes[0].alike(*ends, size)
+    if axes[0].flat:
+        return axes[0].alike(low, high, size)
     edges = np.stack([axis.edged for axis in axes])
     edged = np.stack([edges[:, 0].min(0), edges[:, 1].max(0)])
     return Axis(axes[0].pixels, low, high, axes[0].step, edged)
