@@ -18,6 +18,8 @@ import os
 # starves the other kernels of a shared machine; this is no slower alone. It is read once, when
 # PyTorch is loaded, and so stands before everything else.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# On a Mac: what its GPU has no code for is computed on the CPU. Read when PyTorch is loaded, too.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 # The names that a notebook uses, with the modules that define them. They are imported when asked
 # for: PyTorch alone takes two seconds.

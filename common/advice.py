@@ -160,7 +160,7 @@ def findings(
 
 def entropy(labels: torch.Tensor) -> float:
     """The cross entropy (nats) of guessing each class by its share of the labels."""
-    shares = labels.bincount().double() / len(labels)
+    shares = labels.cpu().bincount().double() / len(labels)  # MPS has no doubles
     return -torch.special.xlogy(shares, shares).sum().item()
 
 

@@ -78,9 +78,11 @@ def same_buffers(model: nn.Module) -> None:
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
-    """The sum of `values` over all processes, in place."""
-    if running():
-        distributed.all_reduce(values)
+    """The sum of `values` over all processes."""
+    if not running():
+        return values
+    values = values.to(machine.device())  # where processes with GPUs can exchange it
+    distributed.all_reduce(values)
     return values
 
 

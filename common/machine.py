@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds common/ and notebooks/
@@ -25,8 +26,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def device() -> torch.device:
-    """The device to train on: CUDA where there is a GPU that PyTorch can use, else the CPU."""
-    return torch.device("cuda" if gpu_works() else "cpu")
+    """The device to train on: a GPU that PyTorch can use, by CUDA or Apple's MPS, else the CPU."""
+    return torch.device("cuda" if gpu_works() else "mps" if mps_works() else "cpu")
 
 
 @functools.cache
@@ -42,14 +43,51 @@ def gpu_works() -> bool:
     try:
         torch.ones(1, device="cuda") + 1
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        notice(f"PyTorch {torch.__version__} cannot use this GPU ({reason}): the CPU is used.")
-        return False
+        return not_used(error)
     return True
 
 
+@functools.cache
+def mps_works() -> bool:
+    """Whether this is a Mac on whose GPU a step of training comes out as on its CPU.
+
+    Several processes, as of torchrun, use the CPU: they cannot talk to each other through MPS.
+    """
+    if not torch.backends.mps.is_available() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return False
+    try:
+        if not torch.allclose(trial_step("mps"), trial_step("cpu"), atol=1e-3):
+            raise RuntimeError("it computes something else than the CPU")
+    except (RuntimeError, TypeError) as error:
+        return not_used(error)
+    return True
+
+
+def not_used(error: Exception) -> bool:
+    """Say why the GPU is not used, and return False."""
+    reason = str(error).splitlines()[0]
+    notice(f"PyTorch {torch.__version__} cannot use this GPU ({reason}): the CPU is used.")
+    return False
+
+
+def trial_step(kind: str) -> torch.Tensor:
+    """The logits (8, 10) of a small net after one step of training on this kind of device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(8 * 4 * 4, 10),
+        )  # fmt: skip
+        x, y = torch.randn(8, 3, 8, 8), torch.randint(10, (8,))
+    net, x, y = net.to(kind), x.to(kind), y.to(kind)
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    nn.functional.cross_entropy(net(x), y).backward()
+    optimizer.step()
+    return net(x).detach().cpu()
+
+
 def profile() -> str:
-    """The budget in force: `CNN_PROFILE`, else "full" on a GPU and "laptop" on a CPU.
+    """The budget in force: `CNN_PROFILE`, else "full" on a CUDA GPU and "laptop" elsewhere.
 
     Raises ValueError when `CNN_PROFILE` names no profile.
     """
@@ -103,19 +141,20 @@ def precision(wanted: str = "auto", kind: str | None = None) -> str:
     return available[0]
 
 
-def memory_format(model: "torch.nn.Module") -> "torch.memory_format":
+def memory_format(model: nn.Module) -> torch.memory_format:
     """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow.
 
     Not where a 1 x 1 convolution strides over fewer than 8 channels: there, PyTorch 2.14 writes
-    past its memory on a CPU without bf16.
+    past its memory on a CPU without bf16. Nor on MPS, where nothing of this was measured.
     """
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     unsafe = any(
         m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels // m.groups < 8
         for m in layers
     )
     wide = max((m.out_channels for m in layers), default=0) >= 32
-    return torch.channels_last if wide and not unsafe else torch.contiguous_format
+    pays = wide and not unsafe and device().type != "mps"
+    return torch.channels_last if pays else torch.contiguous_format
 
 
 @contextlib.contextmanager
@@ -295,14 +334,25 @@ def describe() -> None:
     """
     if profile() == "smoke":
         print("smoke: a few images, to see that all cells run. Its accuracies mean nothing.")
-    if device().type == "cuda":
-        where = torch.cuda.get_device_name()
+    if device().type != "cpu":
+        where = gpu_name()
     else:
         where = (
             f"CPU, {threads()} (no GPU: on Colab choose Runtime > Change "
             "runtime type > GPU, on Kaggle Settings > Accelerator)"
         )
     print(f"device: {where}\nprecision: {precision()}   profile: {profile()}")
+
+
+def gpu_name() -> str:
+    """The GPU's name, in this process's training."""
+    return torch.cuda.get_device_name() if device().type == "cuda" else "Apple GPU (MPS)"
+
+
+def synchronize() -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device().type != "cpu":
+        getattr(torch, device().type).synchronize()
 
 
 def reset_peak_memory() -> None:

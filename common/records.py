@@ -253,10 +253,8 @@ def versions() -> dict[str, str]:
 
 def device_name() -> str:
     """The GPU's name, or the CPU's with its threads, once for each process of the training."""
-    if machine.device().type == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        name = f"{cpu_name()}, {machine.threads()}"
+    on_cpu = machine.device().type == "cpu"
+    name = f"{cpu_name()}, {machine.threads()}" if on_cpu else machine.gpu_name()
     return name if ddp.ranks() == 1 else f"{ddp.ranks()} x {name}"
 
 

@@ -112,7 +112,7 @@ def validate(training: Training) -> dict:
     result = evaluate(training.run.model, training.held_out, training.run.precision)
     n = len(result.predictions)
     sums = torch.tensor([result.loss * n, result.accuracy * n, n], dtype=torch.float64)
-    loss, correct, n = ddp.total(sums.to(training.held_out.device)).tolist()
+    loss, correct, n = ddp.total(sums).tolist()
     return {"val_loss": loss / n, "val_accuracy": correct / n}
 
 

@@ -600,6 +600,50 @@ def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
     assert "no kernel image is available" in capsys.readouterr().err
 
 
+def test_a_mac_s_gpu_is_used_only_where_it_computes_what_the_cpu_does(monkeypatch, capsys):
+    step = machine.trial_step
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+    def device_with(on_gpu) -> str:
+        monkeypatch.setattr(
+            machine, "trial_step", lambda kind: on_gpu() if kind == "mps" else step(kind)
+        )
+        machine.mps_works.cache_clear()
+        found = machine.device().type
+        machine.mps_works.cache_clear()
+        return found
+
+    def not_built():
+        raise NotImplementedError("no code for it\nand more")
+
+    drawn = torch.get_rng_state()
+    assert device_with(lambda: step("cpu")) == "mps"
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert capsys.readouterr().err == ""
+    assert device_with(lambda: step("cpu") + 0.01) == "cpu"
+    assert "it computes something else than the CPU" in capsys.readouterr().err
+    assert device_with(not_built) == "cpu"
+    assert "(no code for it)" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")  # gloo does not know MPS
+    assert device_with(lambda: step("cpu")) == "cpu"
+
+
+def test_on_a_mac_s_gpu_nothing_is_computed_in_formats_that_it_lacks(monkeypatch):
+    assert machine.precision("auto", "mps") == machine.precision("bf16", "mps") == "fp32"
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3))
+    assert machine.memory_format(net) is torch.channels_last
+    monkeypatch.setattr(machine, "device", lambda: torch.device("mps"))
+    assert machine.memory_format(net) is torch.contiguous_format
+    monkeypatch.delenv("CNN_PROFILE", raising=False)
+    assert machine.profile() == "laptop"
+
+
+def test_a_small_step_of_training_changes_the_logits():
+    after = machine.trial_step("cpu")
+    assert after.shape == (8, 10)
+    assert torch.equal(after, machine.trial_step("cpu"))
+
+
 @pytest.mark.parametrize(("rank", "expected"), [("0", [0]), ("1", [1]), ("2", [0]), (None, [])])
 def test_each_process_uses_its_own_gpu_from_the_first_tensor_on(monkeypatch, rank, expected):
     chosen, before = [], []

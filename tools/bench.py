@@ -132,8 +132,7 @@ def images_per_s(steps: Iterator[int], seconds: float) -> float:
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         count += next(steps)
-    if machine.device().type == "cuda":
-        torch.cuda.synchronize()
+    machine.synchronize()
     return count / (time.perf_counter() - start)
 
 
@@ -167,14 +166,13 @@ def matrix_rate(precision: str, seconds: float = 1.0) -> float:
 
 def fastest(work: Callable[[], object], seconds: float = 1.0) -> float:
     """Seconds of the fastest repetition of `work` within so many seconds, after two to warm up."""
-    synchronize = torch.cuda.synchronize if machine.device().type == "cuda" else lambda: None
     work(), work()
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
-        synchronize()
+        machine.synchronize()
         start = time.perf_counter()
         work()
-        synchronize()
+        machine.synchronize()
         best = min(best, time.perf_counter() - start)
     return best
 

@@ -102,8 +102,7 @@ def seconds_of(work: Callable[[], object]) -> float:
         distributed.barrier()
         start = time.perf_counter()
         work()
-        if machine.device().type == "cuda":
-            torch.cuda.synchronize()
+        machine.synchronize()
         spent.append(time.perf_counter() - start)
     slowest = torch.tensor(statistics.median(spent), device=machine.device())
     distributed.all_reduce(slowest, distributed.ReduceOp.MAX)
