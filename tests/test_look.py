@@ -206,6 +206,8 @@ def test_a_run_keeps_its_colour_where_others_are_left_out(figures):
     assert (b.get_label(), b.get_color()) == ("b", same.get_color())
     assert b.get_marker() == same.get_marker()
     assert "a 85" not in alt
+    with pytest.raises(ValueError, match=r"Unknown run 'c'.*: a, b"):
+        look.compare_curves(runs, "None", only=["c"])
 
 
 def test_bars_are_as_long_as_their_values(figures):

@@ -1,7 +1,7 @@
 """Writes docs/glossary.md: every term with the sentence of the notebook that explains it.
 
 A notebook sets a term in bold once, in the sentence that says what it means, and nothing else but
-labels, which end in a full stop.
+its claim and labels, which end in a full stop.
 """
 
 import re
@@ -33,12 +33,11 @@ class Term(NamedTuple):
 
 
 def terms() -> list[Term]:
-    """The terms in the order of the course. The title's claim and the exercises have none."""
+    """The terms in the order of the course."""
     found = []
     for path in notebooks.paths():
-        _title, *cells = notebooks.read(path).cells
-        for cell in cells:
-            if cell.cell_type != "markdown" or notebooks.is_exercise(cell.id):
+        for cell in notebooks.read(path).cells:
+            if cell.cell_type != "markdown":
                 continue
             for line in cell.source.splitlines():
                 names = [name for name in BOLD.findall(line) if not name.endswith(".")]

@@ -19,6 +19,7 @@ from common.data import Batches, ImageSet
 from common.look.drawing import block_svg, draw, draw_block, svg
 from common.look.figures import COLOURS, MARKERS, STYLE, bundle, figure, show
 from common.look.hooks import first_convolution, grad_cam, heat_maps, last_maps, outputs_of
+from common.machine import unknown
 from common.run import Run, Training
 from common.train import Evaluation
 
@@ -107,8 +108,11 @@ def compare_curves(
 ) -> None:
     """One line a run: a column of `Run.frame()` by epoch, accuracies in per cent.
 
-    Where `only` some are shown, by name, each keeps the colour that it has among all.
+    Where `only` some are shown, by name, each keeps the colour that it has among all. Raises
+    ValueError for a name that is none of theirs.
     """
+    for name in set(only or ()) - set(runs):
+        raise ValueError(unknown("run", name, tuple(runs)))
     percent = what.endswith("accuracy")
     fig, ax = figure(size=(7, 3.4))
     ends = []
