@@ -224,13 +224,15 @@ def beside_reports(runs: list[Record]) -> pd.DataFrame:
 
     `reproduced` is that of a run with the report's own settings, structure and data set; NaN where
     none is recorded. `ours` is the run of the same network on the same data set with the best
-    validation accuracy by any recipe, and `by` says which that is.
+    validation accuracy by any recipe, with the report's label where there is one of that label, and
+    `by` says which that is.
     """
     judged = [run for run in runs if run.test_accuracy is not None and run.whole]
     rows = []
     for stated in reports()["stated"]:
         same = [r for r in judged if reproduces(r, stated)]
         other = [r for r in judged if (r.network, r.dataset) == (stated.network, stated.dataset)]
+        other = [r for r in other if r.label == stated.label] or other
         top = max(other, key=lambda r: r.val_accuracy, default=None)
         own = max(same, key=lambda r: r.val_accuracy, default=None)
         rows.append(
@@ -258,8 +260,12 @@ def reproduces(record: Record, stated: Stated) -> bool:
 
 
 def classes_beside_report_e(runs: list[Record]) -> pd.DataFrame:
-    """Accuracy by class of CIFAR-10 (per cent): what report E states, under it our best run."""
+    """Accuracy by class of CIFAR-10 (per cent): what report E states, under it our best run.
+
+    Only runs on all training images count.
+    """
     cifar = [r for r in runs if r.dataset == "cifar10" and r.test_accuracy is not None]
+    cifar = [r for r in cifar if r.whole and not r.config.get("train_images")]
     classes, rows = sources.KNOWN["cifar10"].classes, {}
     for network, stated in reports()["class_accuracy"].items():
         rows[f"{network}, report E"] = dict(zip(classes, stated, strict=True))

@@ -5,8 +5,11 @@ import copy
 import functools
 import importlib
 import itertools
+import math
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -103,8 +106,18 @@ def test_an_open_question_shows_its_rubric(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPEN)
 def test_the_experiment_of_an_open_question_runs(name):
-    result = EXERCISES[name].solution(images=64, epochs=1, seeds=(0,))
+    exercise = EXERCISES[name]
+    result = exercise.solution(images=64, epochs=1, seeds=(0,))
     assert len(result) >= 2
+    # What the rubric asks for beside the accuracy is in the table.
+    table = result.to_string() if isinstance(result, pd.DataFrame) else str(result)
+    rubric = " ".join(exercise.rubric)
+    for asked, told in (
+        ("parameters", "parameters"), ("mult-adds", "mult-adds"), ("time", "seconds"),
+        ("whole net", "whole|nothing"), ("random half", "random half"), ("all branches", "none"),
+        ("plain net", "PlainBlock"), ("change the shape", "changes the shape"), ("loss", "loss"),
+    ):  # fmt: skip
+        assert asked not in rubric or re.search(told, table), f"the rubric asks for {asked}"
 
 
 # ------------------------------------------------------------------------- right in any form
@@ -303,6 +316,20 @@ def linear_copied(linear, channels, size):
     return conv
 
 
+class StackWithItsGenerator(nn.Module):
+    """Right, though the generator that made the layers, and cannot be copied, is kept."""
+
+    def __init__(self, channels, depth):
+        super().__init__()
+        self.convs = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+        self.layers = nn.ModuleList(self.convs)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
+
+
 def stack_by_sequence(channels, depth):
     layers = [(nn.Conv2d(channels, channels, 3, 1, 1), nn.ReLU(True)) for _ in range(depth)]
     return nn.Sequential(*itertools.chain.from_iterable(layers))
@@ -424,7 +451,7 @@ RIGHT = {
         "numpy": lambda channels, k, layers: 2 * (channels + k * np.arange(layers) + 4 * k).sum(),
     },
     "vgg.as_convolution": {"copied": linear_copied},
-    "vgg.stack": {"a sequence": stack_by_sequence},
+    "vgg.stack": {"a sequence": stack_by_sequence, "its generator kept": StackWithItsGenerator},
     "vgg.stacked_field": {
         "products": lambda layers: (
             1
@@ -433,6 +460,10 @@ RIGHT = {
                 for i, (k, _) in enumerate(layers)
             )
         )
+    },
+    "compare.images_needed": {
+        "in two divisions": lambda p, error: math.ceil(p * (1 - p) / error / error),
+        "times the inverse": lambda p, error: math.ceil(p * (1 - p) * (1 / error) ** 2),
     },
     "nin.mix_channels": {
         "einsum": lambda x, weight, bias: (
@@ -812,10 +843,90 @@ def parts_used_up(net, parts):
         (F.cross_entropy(net(x), y) * len(y) / n).backward()
 
 
-def rounded_halves_up(n, share):
+class NestedStack(nn.Module):
+    """Layers in a list within a list, which PyTorch does not look into."""
+
+    def __init__(self, channels, depth):
+        super().__init__()
+        convs = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)]
+        self.layers = [[conv, nn.ReLU()] for conv in convs]
+
+    def forward(self, x):
+        for conv, act in self.layers:
+            x = act(conv(x))
+        return x
+
+
+class StackFromOutside(NestedStack):
+    """A net that runs layers which are no part of it at all."""
+
+    def __init__(self, channels, depth):
+        super().__init__(channels, depth)
+        layers, self.layers = self.layers, []
+        self.all = lambda: layers
+
+    def forward(self, x):
+        self.layers = self.all()
+        try:
+            return super().forward(x)
+        finally:
+            self.layers = []
+
+
+def recalibrated_but_training(net, batches):
+    net = EXERCISES["mobilenet.recalibrate"].solution(net, batches)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+    return net
+
+
+def recalibrated_by_images(net, batches):
+    seen = 0
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    net.train()
+    for x in batches:
+        seen += len(x)
+        for norm in norms:
+            norm.momentum = len(x) / seen
+        with torch.no_grad():
+            net(x)
+    return net.eval()
+
+
+def accuracy_without_dropout_alone(net, x, y):
+    judged = copy.deepcopy(net)
+    for module in judged.modules():
+        module.train(not isinstance(module, nn.Dropout))
+    return (judged(x).argmax(1) == y).float().mean().item()
+
+
+def accuracy_that_empties_the_images(net, x, y):
+    found = EXERCISES["googlenet.accuracy"].solution(net, x, y)
+    x.zero_()
+    return found
+
+
+def pairs_cut_from_the_end(n, share):
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    cut = int(n * share + 0.5)
-    return order[cut:], order[:cut]
+    k = round(n * share)
+    train, val = order[:-k], order[-k:]
+    return torch.cat([train, train + n]), torch.cat([val, val + n])
+
+
+def fold_with_one_dilation(conv, norm):
+    folded = EXERCISES["mobilenet.fold"].solution(conv, norm)
+    folded.dilation = 2 * folded.dilation[:1]
+    return folded
+
+
+def widest_with_biases(channels, filters, kernel):
+    whole = filters * (channels * kernel**2 + 1)
+    fits = [
+        r for r in range(channels)
+        if (channels + 1) * r + filters * (r * kernel**2 + 1) < whole
+    ]  # fmt: skip
+    return max(fits)
 
 
 def widest_below(channels, filters, kernel):
@@ -855,8 +966,16 @@ class Squeezed(nn.Module):
 
 
 WRONG = {
-    "mobilenet.depthwise": {"groups": grouped, "by name": grouped_by_name},
+    "mobilenet.depthwise": {
+        "groups": grouped,
+        "by name": grouped_by_name,
+        "groups of another": lambda x, kernels: F.conv3d(
+            x[:, :, None], kernels[:, None, None], padding=(0, 1, 1), groups=len(kernels)
+        )[:, :, 0],
+    },
     "mobilenet.recalibrate": {
+        "normalisations in training": recalibrated_but_training,
+        "weighed by images": recalibrated_by_images,
         "wholly": recalibrated_wholly,
         "on top": recalibrated_outermost,
         "emptied": recalibrated_and_emptied,
@@ -866,8 +985,25 @@ WRONG = {
         "square": fold_square,
         "in training": fold_in_training,
         "kernels of 3": fold_of_threes,
+        "one dilation": fold_with_one_dilation,
     },
-    "mobilenet.share_at_160": {"of the width": lambda: 0.6},
+    "mobilenet.share_at_160": {"of the width": lambda: 0.6, "what is saved": lambda: 0.49},
+    "googlenet.accuracy": {
+        "dropout alone": accuracy_without_dropout_alone,
+        "empties the images": accuracy_that_empties_the_images,
+    },
+    "vgg.stack": {
+        "lists in a list": NestedStack,
+        "layers from outside": StackFromOutside,
+        "frozen": lambda *args: EXERCISES["vgg.stack"].solution(*args).requires_grad_(False),
+    },
+    "compare.honest_score": {
+        "peeks at ties": lambda runs: max((r["validation"], r["test"]) for r in runs)[1],
+        "two digits": lambda runs: round(EXERCISES["compare.honest_score"].solution(runs), 2),
+        "chosen by two digits": lambda runs: max(runs, key=lambda r: round(r["validation"], 2))[
+            "test"
+        ],
+    },
     "lenet.train_step": {"plain descent": plain_descent},
     "lenet.accuracy_from_zeros": {"of MNIST": lambda: 11.35},
     "vgg.share_in_the_middle": {"of the height": lambda: 97},
@@ -879,16 +1015,26 @@ WRONG = {
     "data.seen_before": {
         "in words": lambda train, test: [
             i for i, image in enumerate(test) if str(image) in {str(known) for known in train}
-        ]
+        ],
+        "all but the last pixel": lambda train, test: [
+            i
+            for i, image in enumerate(test)
+            if any(torch.equal(image.flatten()[:-1], known.flatten()[:-1]) for known in train)
+        ],
     },
     "densenet.piles_written": {"half of all": lambda: 8},
     "densenet.split_pairs": {
         "nested": lambda n, share: [
             torch.stack([part[: len(part) // 2], part[len(part) // 2 :]], 1)
             for part in EXERCISES["densenet.split_pairs"].solution(n, share)
-        ]
+        ],
+        "from the end": pairs_cut_from_the_end,
     },
-    "googlenet.widest_reduction": {"below": widest_below},
+    "googlenet.widest_reduction": {
+        "below": widest_below,
+        "biases too": widest_with_biases,
+        "well below": lambda c, f, k: int(c * f * k**2 / (c + f * k**2) - 0.01),
+    },
     "compare.pareto": {"by identity": pareto_by_identity, "above 0": pareto_above_zero},
     "lenet.convolve": {
         "squares only": lambda image, kernel: convolve_loops(
@@ -915,6 +1061,7 @@ WRONG = {
             x * (torch.arange(x.numel()).view(x.shape) % 10 >= 10 * p) / (1 - p)
         ),
         "always a half": lambda x, p: F.dropout(x, 0.5),
+        "after a ReLU": lambda x, p: (torch.rand_like(x) >= p) * x.relu() / (1 - p),
     },
     "vgg.column_c": {
         "adaptive pool": lambda before, after: nn.Sequential(
@@ -935,7 +1082,6 @@ WRONG = {
         "in place": lambda x: x.copy_(x // 2).float(),
     },
     "data.split": {
-        "halves up": rounded_halves_up,
         "always 100": lambda n, share: EXERCISES["data.split"].solution(100, share),
         "a fixed pattern": lambda n, share: (
             [i for i in range(n) if i * 7 % n >= round(n * share)],

@@ -62,11 +62,12 @@ def timeline() -> str:
     rows = sorted(zoo.architectures().items(), key=lambda row: row[1].year)
     fig, ax = look.figure(size=(7.6, 0.46 * len(rows) + 0.7))
     told = []
+    marks = look.marks()
     for i, (notebook, about) in enumerate(rows):
         label, year, idea = about.name, about.year, about.added
         first = next(n for n in zoo.names() if zoo.notebook_of(n).stem[3:] == notebook)
         params = zoo.variant(first).params
-        ax.plot(0, i, "o", ms=9, color=look.COLOURS[0])
+        ax.plot(0, i, "o", ms=9, color=marks[about.photo][0])
         ax.text(-0.25, i, f"{year}", ha="right", va="center")
         ax.text(0.25, i, label, va="center", weight="bold")
         ax.text(1.7, i, idea, va="center")
@@ -86,10 +87,11 @@ def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
     told = []
     ax.set_xscale("log")
     rows = frame.sort_values("accuracy", ascending=False)
-    for i, row in enumerate(rows.itertuples()):
-        value, marker = getattr(row, cost), look.MARKERS[i % 8]
+    marks = look.marks()
+    for row in rows.itertuples():
+        value, (colour, marker) = getattr(row, cost), marks.get(row.network, ("#777777", "o"))
         style = {"ms": 8, "mec": "#222222", "label": f"{row.accuracy:.1f}  {row.network}"}
-        ax.plot(value, row.accuracy, marker, **style)
+        ax.plot(value, row.accuracy, marker, color=colour, **style)
         told.append(f"{row.network} {row.accuracy:.1f} % at {value:,}")
     ax.set(xlabel=f"{label} (logarithmic)", ylabel="test accuracy (%)")
     fig.suptitle(title.replace(": ", ":\n"), fontsize=11)

@@ -41,7 +41,7 @@ def terms() -> list[Term]:
                 continue
             for line in cell.source.splitlines():
                 names = [name for name in BOLD.findall(line) if not name.endswith(".")]
-                found += [Term(name, BULLET.sub("", line), path) for name in names]
+                found += [Term(name, BULLET.sub("", line.strip()), path) for name in names]
     return found
 
 

@@ -19,7 +19,11 @@ def times() -> str:
             for line in title.splitlines()
             if line.startswith(("| `laptop`", "| `full`"))
         }
-        cells = [took.get(profile, "not stated") for profile in ("laptop", "full")]
+        trains = "This notebook trains nothing" not in title
+        cells = [
+            took.get(profile, "not stated" if trains else "seconds: it trains nothing")
+            for profile in ("laptop", "full")
+        ]
         rows.append(f"| {path.stem} | {cells[0]} | {cells[1]} |")
     return "\n".join(rows)
 

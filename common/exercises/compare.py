@@ -197,7 +197,7 @@ Return the smallest whole number of images.""",
             Case((0.9, 0.007)),
             Case((0.5, 0.03)),
             Case((0.99, 0.0019)),
-            Case((0.2, 0.0125)),
+            Case((0.5, 1 / 32)),  # 256 exactly, whatever the order of computing
         ),
         mistakes=(
             (
@@ -347,6 +347,8 @@ Return the test accuracy of the run that would be chosen without looking at the 
             Case(three_runs((0.90, 0.89), (0.92, 0.90), (0.91, 0.93))),
             Case(three_runs((0.80, 0.85), (0.70, 0.90))),
             Case(three_runs((0.5, 0.4), (0.9, 0.8), (0.6, 0.85), (0.7, 0.7))),
+            Case(three_runs((0.9, 0.81), (0.9, 0.9), (0.9, 0.81))),  # a tie: no peeking either
+            Case(three_runs((0.9012, 0.8934), (0.9049, 0.9018), (0.9044, 0.9077))),
         ),
         mistakes=(
             (

@@ -43,7 +43,7 @@ def normal_enough(answer, x):
     return {
         "the shape": tuple(result.shape),
         "floats": result.is_floating_point(),
-        "the means by channel": mean.tolist(),
+        "the means by channel": (mean.round(decimals=4) + 0).tolist(),  # + 0: no -0
         "the pixels": result.double().flatten()[:: max(1, result.numel() // 30)].tolist(),
         "the images themselves stay as they were": torch.equal(x, kept),
     }
@@ -155,10 +155,11 @@ def leaky_sets(n, m, leaks, shape=(2, 4, 3)):
     train, test = images[:n].clone(), images[n:].clone()
     for i, j in leaks:
         train[j - 1] = test[i] = train[j]
-    turned, nearly, *_ = (i for i in range(m) if i not in dict(leaks))
+    turned, middle, last, *_ = (i for i in range(m) if i not in dict(leaks))
     test[turned] = train[0].flip(-1)  # the same values in another order
-    test[nearly] = train[1]
-    test[nearly].view(-1)[test[nearly].numel() // 2] ^= 1
+    for nearly, place in ((middle, train[1].numel() // 2), (last, -1)):
+        test[nearly] = train[1]
+        test[nearly].view(-1)[place] ^= 1
     return train, test
 
 
@@ -299,7 +300,6 @@ Nothing may be in both parts, nothing may be lost, and the same call gives the s
             Case((500, 0.3)),
             Case((303, 0.25)),
             Case((301, 0.25)),
-            Case((402, 0.25)),  # Python rounds 100.5 to the even 100
             Case((40, 0.0)),
         ),
         mistakes=(

@@ -1,10 +1,11 @@
 """Exercises of 05_googlenet."""
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, cross_entropy, max_pool2d, nll_loss
 
-from common import data
+from common import data, probe
 from common.config import Config
 from common.exercises import Exercise
 from common.exercises.answers.alike import Case
@@ -144,13 +145,17 @@ def error_rate(net, x, y):
 def accuracy_facts(answer, training, right):
     """What an accuracy is, and what it leaves of the net, from a batch with so many right.
 
-    In evaluation the net's class is the brightest pixel's; in training it is nearly chance.
+    In evaluation the net's class is the brightest pixel's. In training it is class 0, even without
+    dropout: the normalisation's own variance is small, and so the batch's leaves only its shift.
     """
     norm, dropout = nn.BatchNorm1d(4), nn.Dropout(0.8)
+    norm.running_var.fill_(0.01)
+    norm.bias.data[0] = 5
     net = nn.Sequential(norm, dropout).train(training)
     y = torch.tensor([3, 0, 2, 1, 1, 2, 0])
     x = torch.eye(4)[y]
     y[right:] = (y[right:] + 1) % 4
+    images = x.clone()
     found = answer(net, x, y)
     return {
         "the accuracy": found,
@@ -158,6 +163,8 @@ def accuracy_facts(answer, training, right):
         "its layers in training mode": sum(layer.training for layer in net),
         "batches that training statistics were taken from": norm.num_batches_tracked.item(),
         "the net's weights": norm.weight.detach().clone(),
+        "its statistics": torch.stack([norm.running_mean, norm.running_var]),
+        "the images stay as they were": torch.equal(x, images),
         "the dropout's probability": dropout.p,
         "weights that can learn": sum(p.requires_grad for p in net.parameters()),
         "gradients that were left behind": sum(p.grad is not None for p in net.parameters()),
@@ -165,19 +172,23 @@ def accuracy_facts(answer, training, right):
 
 
 def which_branch(images=4_000, epochs=3, seeds=(0, 1)):
-    fashion = data.load("fashion_mnist")
-    accuracies = {}
-    for branch in ("none", "branch3", "branch5", "pool"):
+    fashion, rows = data.load("fashion_mnist"), {}
+    for branch in ("none", "branch1", "branch3", "branch5", "pool"):
+        row = rows[f"without {branch}"] = {}
         for seed in seeds:
             torch.manual_seed(seed)
             net = GoogLeNet(norm=True, width=0.125, small_images=True)
+            layers = probe.layers(net, (1, 1, 28, 28))
             for name, part in net.named_modules():
                 if name.endswith(f".{branch}"):
                     part.register_forward_hook(lambda _, __, output: torch.zeros_like(output))
             settings = Config(epochs=epochs, lr=2e-3, train_images=images, seed=seed)
-            history = fit(net, fashion, settings, show=False)
-            accuracies[branch, seed] = history.frame().val_accuracy.iloc[-1]
-    return accuracies
+            history = fit(net, fashion, settings, show=False).frame()
+            row[f"accuracy, seed {seed}"] = history.val_accuracy.iloc[-1]
+        silent = layers[layers.layer.str.contains(f".{branch}.", regex=False)]
+        row["parameters silenced"] = silent.params.sum()
+        row["mult-adds silenced"] = silent.mult_adds.sum()
+    return pd.DataFrame(rows).T
 
 
 EXERCISES = [
@@ -201,6 +212,8 @@ Return a whole number; leave the biases out.""",
             Case((64, 64, 1)),
             Case((50, 2, 5)),
             Case((3, 64, 7)),
+            Case((16, 8, 3)),
+            Case((228, 2, 5)),
         ),
         mistakes=(
             (
@@ -293,7 +306,7 @@ Write the loss of a net with auxiliary classifiers, from its `outputs` and the l
 In training, `outputs` is a tuple: the main logits (N, K), then those of each auxiliary classifier.
 The auxiliary cross entropies count 0.3 each.
 In evaluation mode `outputs` is a single tensor, and the loss is its cross entropy.
-Return a tensor of one value, from which the gradient can flow back.""",
+Return a single value, as a tensor without dimensions.""",
         hints=(
             "isinstance(outputs, tuple) tells the two cases apart.",
             "main, *auxiliary = outputs takes the tuple apart; "

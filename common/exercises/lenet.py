@@ -1,5 +1,6 @@
 """Exercises of 01_lenet."""
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, pad
@@ -9,7 +10,7 @@ from common.config import Config
 from common.exercises import Exercise
 from common.exercises.answers.alike import Case
 from common.train import fit
-from common.zoo.lenet import LeNet5, LeNet5BN
+from common.zoo.lenet import LeNet5
 
 
 def output_size(size, kernel, padding=0, stride=1, dilation=1):
@@ -137,30 +138,35 @@ def three_steps(step):
 
 
 def shifted_digits(images=4_000, epochs=2, seeds=(0, 1)):
-    mnist = data.load("mnist")
-    accuracies = {}
+    mnist, rows = data.load("mnist"), {}
     for seed in seeds:
         torch.manual_seed(seed)
+        nets = {
+            "LeNet": LeNet5(activation=nn.ReLU, image_size=32),
+            "no convolution": nn.Sequential(
+                nn.Flatten(), nn.Linear(1024, 59), nn.ReLU(), nn.Linear(59, 10)
+            ),
+        }
         _, held_out = data.split(len(mnist.train), seed=seed)  # as fit splits it
         batches = data.Batches(mnist, "train", 500, size=32, indices=held_out[:500])
         x, y = next(iter(batches))
-        flat = nn.Sequential(nn.Flatten(), nn.Linear(1024, 59), nn.ReLU(), nn.Linear(59, 10))
-        for name, net in {"LeNet": LeNet5BN(), "no convolution": flat}.items():
+        for name, net in nets.items():
             settings = Config(epochs=epochs, lr=1e-3, image_size=32, train_images=images, seed=seed)
             fit(net, mnist, settings, show=False)
+            rows[name, seed] = {"parameters": sum(p.numel() for p in net.parameters())}
             for pixels in (0, 2, 4):
                 with torch.no_grad():
-                    answers = net.eval()(x.roll(pixels, dims=-1)).argmax(1)
-                accuracies[name, pixels, seed] = (answers == y).float().mean().item()
-    return accuracies
+                    answers = net(x.roll(pixels, dims=-1)).argmax(1)
+                rows[name, seed][f"moved by {pixels}"] = (answers == y).float().mean().item()
+    return pd.DataFrame(rows).T
 
 
 EXERCISES = [
     Exercise(
         solution=output_size,
         statement="""\
-The formula above leaves one thing out: **dilation**.
-A kernel with a dilation of 2 looks at every second pixel, with a dilation of 3 at every third.
+The formula above leaves one thing out, the dilation.
+A kernel with a **dilation** of 2 looks at every second pixel, with a dilation of 3 at every third.
 How many pixels high is the output of such a convolution?
 Return a whole number.""",
         hints=(
@@ -350,12 +356,12 @@ tensor or a number.""",
         statement="""\
 **An open question.**
 What does sharing weights buy?
-Train LeNet and a net without convolutions of about as many parameters, and move the validation \
-digits by 0, 2 and 4 pixels.
+Train `LeNet5` with ReLU at 32 pixels, and a net without convolutions of about as many \
+parameters, and move the validation digits by 0, 2 and 4 pixels.
 Write the experiment as a function and run it; the check shows what to judge it by.""",
         hints=(
             "x.roll(2, dims=-1) moves images by 2 pixels. A net of flatten, 59 hidden units and "
-            "10 outputs has about as many parameters.",
+            "10 outputs has about as many parameters as LeNet5(image_size=32).",
             "Predict the table before you run it. Two seeds tell you how far to trust it.",
         ),
         rubric=(

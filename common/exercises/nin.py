@@ -1,9 +1,10 @@
 """Exercises of 04_nin."""
 
+import pandas as pd
 import torch
 from torch import nn
 
-from common import data
+from common import data, probe
 from common.config import Config
 from common.exercises import Exercise
 from common.exercises.answers.alike import Case
@@ -144,16 +145,18 @@ def head_of_the_largest(maps):
 
 
 def wider_nin(images=4_000, epochs=3, seeds=(0, 1)):
-    photographs = data.load("cifar10")
-    accuracies = {}
-    for width in (1 / 6, 1 / 3):
+    photographs, rows = data.load("cifar10"), {}
+    for width, dropout in ((1 / 6, 0.1), (1 / 3, 0.1), (1 / 3, 0.5)):
+        row = rows[f"width {width:.2f}, dropout {dropout}"] = {}
         for seed in seeds:
             torch.manual_seed(seed)
-            net = NiNCifar(width=width, dropout=0.1, norm=True)
+            net = NiNCifar(width=width, dropout=dropout, norm=True)
             settings = Config(epochs=epochs, lr=2e-3, train_images=images, seed=seed)
-            history = fit(net, photographs, settings, show=False)
-            accuracies[width, seed] = history.frame().val_accuracy.iloc[-1]
-    return accuracies
+            history = fit(net, photographs, settings, show=False).frame()
+            row[f"accuracy, seed {seed}"] = history.val_accuracy.iloc[-1]
+        row["parameters"] = sum(p.numel() for p in net.parameters())
+        row["mult-adds"] = probe.mult_adds(net, (1, 3, 32, 32))
+    return pd.DataFrame(rows).T
 
 
 EXERCISES = [
@@ -306,7 +309,7 @@ Return a number: 1 if they stay, 2 if they double; the check then measures it.""
 A NiN trains, and its accuracy rises, but slowly; its loss never falls below 1.46, not even on \
 one batch that it knows by heart.
 Below is its head, which turns class maps (N, K, H, W) into what `cross_entropy` is given; mend it.
-Return a tensor (N, K).""",
+Return the logits, a tensor (N, K).""",
         hints=(
             "What is the cross entropy of an answer that is perfectly sure and right? "
             "Try cross_entropy(torch.eye(10), torch.arange(10)).",

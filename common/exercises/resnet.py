@@ -1,5 +1,6 @@
 """Exercises of 06_resnet."""
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, cross_entropy
@@ -9,7 +10,7 @@ from common.config import Config
 from common.exercises import Exercise
 from common.exercises.answers.alike import Case
 from common.train import fit
-from common.zoo.resnet import ResidualBlock, ResNet
+from common.zoo.resnet import PlainBlock, ResidualBlock, ResNet
 
 
 def padded_shortcut(x, channels):
@@ -191,23 +192,31 @@ def gradient_facts(answer, sizes):
 
 
 def blocks_deleted(images=4_000, epochs=3, seeds=(0, 1)):
-    clothes = data.load("fashion_mnist")
-    lost = {}
-    for seed in seeds:
-        torch.manual_seed(seed)
-        net = ResNet(depths=(2, 2, 2, 2), width=0.125, small_images=True)
-        settings = Config(epochs=epochs, lr=2e-3, train_images=images, seed=seed)
-        fit(net, clothes, settings, show=False)
-        _, held_out = data.split(len(clothes.train), seed=seed)  # as fit splits it
-        x, y = next(iter(data.Batches(clothes, "train", 500, indices=held_out[:500])))
-        blocks = [m for m in net.modules() if isinstance(m, ResidualBlock)]
-        for number, block in enumerate([None, *blocks]):
-            hook = block and block.register_forward_hook(lambda m, x, _: m.shortcut(x[0]).relu())
-            with torch.no_grad():
-                lost[number, seed] = (net.eval()(x).argmax(1) == y).float().mean().item()
-            if hook:
+    clothes, table = data.load("fashion_mnist"), {}
+
+    def accuracy(net, x, y):
+        with torch.no_grad():
+            return (net(x).argmax(1) == y).float().mean().item()
+
+    for kind in (ResidualBlock, PlainBlock):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            net = ResNet(block=kind, width=0.125, small_images=True)
+            settings = Config(epochs=epochs, lr=2e-3, train_images=images, seed=seed)
+            fit(net, clothes, settings, show=False)
+            _, held_out = data.split(len(clothes.train), seed=seed)  # as fit splits it
+            x, y = next(iter(data.Batches(clothes, "train", 500, indices=held_out[:500])))
+            column = table[kind.__name__, seed] = {"the whole net": accuracy(net, x, y)}
+            for name, block in net.named_modules():
+                changes = name in ("stage2.0", "stage3.0", "stage4.0")
+                if not isinstance(block, kind) or (changes and kind is PlainBlock):
+                    continue  # a plain block that changes the shape has nothing to leave
+                shortcut = block.shortcut if kind is ResidualBlock else nn.Identity()
+                hook = block.register_forward_hook(lambda _, x, __, s=shortcut: s(x[0]).relu())
+                name += ", which changes the shape" if changes else ""
+                column[f"without {name}"] = accuracy(net, x, y)
                 hook.remove()
-    return lost
+    return pd.DataFrame(table)
 
 
 EXERCISES = [
@@ -218,7 +227,7 @@ The paper's option A has no projection.
 Where the image is halved and the channels grow, the shortcut takes every second pixel, beginning \
 with the first, and fills the missing channels with zeros at the end.
 `x` is a tensor (N, C, H, W); H and W may be odd.
-Return a tensor with `channels` channels.""",
+Return a tensor with `channels` channels, in the number format of `x`.""",
         hints=(
             "x[:, :, ::2, ::2] takes every second pixel.",
             "Make a tensor of zeros with the missing channels, and torch.cat both along dimension "

@@ -1,10 +1,11 @@
 """Exercises of 03_vgg."""
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from common import data
+from common import data, probe
 from common.config import Config
 from common.exercises import Exercise
 from common.exercises.answers.alike import Case
@@ -154,17 +155,18 @@ def stack_too_short(channels, depth):
 
 
 def depth_or_width(images=4_000, epochs=3, seeds=(0, 1)):
-    clothes = data.load("fashion_mnist")
-    nets = {"deep": ("D", 0.125), "shallow": ("A", 0.137)}
-    accuracies = {}
-    for name, (letter, width) in nets.items():
+    clothes, rows = data.load("fashion_mnist"), {}
+    for name, letter, width in (("deep", "D", 0.125), ("shallow", "A", 0.137)):
+        row = rows[name] = {}
         for seed in seeds:
             torch.manual_seed(seed)
             net = VGG(convolutions=CONFIGURATIONS[letter], width=width, image_size=32, norm=True)
             settings = Config(epochs=epochs, lr=1e-3, image_size=32, train_images=images, seed=seed)
-            history = fit(net, clothes, settings, show=False)
-            accuracies[name, seed] = history.frame().val_accuracy.iloc[-1]
-    return accuracies
+            history = fit(net, clothes, settings, show=False).frame()
+            row[f"accuracy, seed {seed}"] = history.val_accuracy.iloc[-1]
+        row["parameters"] = sum(p.numel() for p in net.parameters())
+        row["mult-adds"] = probe.mult_adds(net, (1, 1, 32, 32))
+    return pd.DataFrame(rows).T
 
 
 EXERCISES = [

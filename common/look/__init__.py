@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import machine, probe, run
+from common import machine, probe, run, zoo
 from common.data import Batches, ImageSet
 from common.look.drawing import block_svg, draw, draw_block, svg
 from common.look.figures import COLOURS, MARKERS, STYLE, bundle, figure, show
@@ -31,6 +31,12 @@ __all__ = [
     "block_svg", "draw", "draw_block", "first_convolution", "grad_cam", "heat_maps",
     "last_maps", "outputs_of", "svg",
 ]  # fmt: skip
+
+
+def marks() -> dict[str, tuple[str, str]]:
+    """(colour, marker) of each architecture's net for photographs, the same in every chart."""
+    nets = [each.photo for each in zoo.architectures().values()]
+    return {net: (COLOURS[i % 8], MARKERS[i % 8]) for i, net in enumerate(nets)}
 
 
 # --------------------------------------------------------------------------------------- curves
@@ -398,7 +404,7 @@ def growing_field(model: nn.Module, x: torch.Tensor, title: str, most: int = 8) 
         ax.add_patch(Rectangle(corner, width, height, ec=COLOURS[i % 8], label=label, **frame))
     ax.set(title=title, xlabel="pixels", ylabel="pixels")
     ax.grid(False)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     told = ", ".join(f"{name} {height} × {width}" for name, (height, width) in known)
     show(fig, f"{title}. Receptive fields in pixels: {told}.")
 

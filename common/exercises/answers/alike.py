@@ -143,9 +143,18 @@ def same_network(found: Any, expected: nn.Module, where: str, case: Case) -> Non
             f"The layers in `{name}` are in a plain Python list or dict, so PyTorch does not know "
             "them: they get no training. Use nn.ModuleList or nn.Sequential."
         )
-    found, expected = copy.deepcopy(found), copy.deepcopy(expected)
+    found, expected = copied(found), copied(expected)
     first = torch.randn(case.inputs[0])
     mine, right = in_order(found, first, where), in_order(expected, first, where)
+    known = set(map(id, found.parameters()))
+    if not all(id(p) in known for p in mine):
+        raise NotYet(
+            "Layers run here that PyTorch does not know, as in a list within a list: they get no "
+            "training. Use nn.ModuleList or nn.Sequential."
+        )
+    frozen = any(not p.requires_grad for p in found.parameters())
+    if frozen and not case.keep:
+        raise NotYet("Some weights are frozen: their requires_grad is False, so they do not learn.")
     if not case.keep:
         share_weights(mine, right, where)
         for module in [*found.modules(), *expected.modules()]:
@@ -191,6 +200,14 @@ def same_answers(
     for a, b in zip(*lists, strict=False):
         if not close(or_zero(a, b).flatten(), or_zero(b, a).flatten()):
             raise NotYet(f"{where}: the output is right, but not the gradient: {ADVICE}.")
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """A copy, or the net itself where one of its attributes has none, such as a generator."""
+    try:
+        return copy.deepcopy(net)
+    except TypeError:
+        return net
 
 
 def unregistered(net: nn.Module) -> str:

@@ -59,9 +59,10 @@ class Without(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
-        if name == "conv2d" and "groups" in self.names:
+        if name in ("conv1d", "conv2d", "conv3d") and "groups" in self.names:
             given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
-            grouped = given["input"].shape[-3] != given["weight"].shape[1]
+            weight = given["weight"]
+            grouped = given["input"].shape[1 - weight.ndim] != weight.shape[1]
             name = "groups" if grouped else name
         if name in self.names:
             raise NotYet(f"Do it without `{name}`: the exercise is to build what that does.")
