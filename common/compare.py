@@ -224,14 +224,15 @@ def beside_reports(runs: list[Record]) -> pd.DataFrame:
 
     `reproduced` is that of a run with the report's own settings, structure and data set; NaN where
     none is recorded. `ours` is the run of the same network on the same data set with the best
-    validation accuracy by any recipe, with the report's label where there is one of that label, and
-    `by` says which that is.
+    validation accuracy by any recipe: of those on all training images, and of those with the
+    report's label, where there are such; `by` says which it is.
     """
     judged = [run for run in runs if run.test_accuracy is not None and run.whole]
     rows = []
     for stated in reports()["stated"]:
         same = [r for r in judged if reproduces(r, stated)]
         other = [r for r in judged if (r.network, r.dataset) == (stated.network, stated.dataset)]
+        other = [r for r in other if not r.config.get("train_images")] or other
         other = [r for r in other if r.label == stated.label] or other
         top = max(other, key=lambda r: r.val_accuracy, default=None)
         own = max(same, key=lambda r: r.val_accuracy, default=None)

@@ -246,6 +246,34 @@ def test_another_seed_of_the_report_s_settings_counts(record):
     )
 
 
+def test_beside_a_report_stands_its_own_variant_on_all_images(record):
+    """Of whole runs before short ones, of the report's label before others."""
+    plan = next(p for p in experiments.table_of("report-c") if p.label == "with flips")
+
+    def ours(*runs) -> float:
+        table = compare.beside_reports(list(runs)).query("report == 'C'").set_index("network")
+        return table.loc[plan.name, "ours"]
+
+    def run(label: str, accuracy: float, **settings) -> Record:
+        made = of_plan(record, plan, experiment="another", test_accuracy=accuracy)
+        return dataclasses.replace(made, label=label, config=made.config | settings)
+
+    short, whole = run("with flips", 0.9, train_images=4_000), run("", 0.8)
+    assert ours(short) == pytest.approx(90)
+    assert ours(short, whole) == pytest.approx(80)
+    assert ours(short, whole, run("with flips", 0.7)) == pytest.approx(70)
+
+
+def test_report_e_s_classes_are_those_of_all_images(record):
+    run = like(
+        record, network="densenet_cifar", dataset="cifar10", class_accuracy={"cat": 0.5},
+        train_images=45_000,
+    )  # fmt: skip
+    short = dataclasses.replace(run, config=run.config | {"train_images": 4_000})
+    assert len(compare.classes_beside_report_e([run])) == 3
+    assert len(compare.classes_beside_report_e([short])) == 2
+
+
 def test_report_e_s_classes(record):
     run = like(
         record, network="resnet18_cifar", dataset="cifar10",
