@@ -196,6 +196,15 @@ def test_compared_curves_are_the_runs(figures):
     assert list(second.axes[0].lines[0].get_ydata()) == [2, 1]
 
 
+def test_bytes_are_shown_as_they_are_and_other_values_stretched():
+    dark = torch.full((3, 2, 2), 51, dtype=torch.uint8)
+    dark[0, 0, 0] = 102
+    assert look.to_picture(dark).max() == pytest.approx(0.4)
+    assert look.to_picture(dark).min() == pytest.approx(0.2)
+    stretched = look.to_picture(dark.float())
+    assert (stretched.min(), stretched.max()) == (0, 1)
+
+
 def test_a_run_keeps_its_colour_where_others_are_left_out(figures):
     runs = {"a": history(2, 0.9), "b": history(3, 0.8)}
     look.compare_curves(runs, "Two")

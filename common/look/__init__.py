@@ -142,12 +142,14 @@ def compare_curves(
 
 
 def to_picture(image: torch.Tensor) -> np.ndarray:
-    """(C, H, W) of any range to a picture, stretched to 0 … 1: colour (H, W, 3), or grey (H, W).
+    """(C, H, W) to a picture of values 0 … 1: colour (H, W, 3), or grey (H, W).
 
-    Grey is the first channel, unless there are three.
+    Bytes are shown as they are, other values stretched from their least to their largest. Grey is
+    the first channel, unless there are three.
     """
     array = image.detach().float().cpu()
-    array = (array - array.min()) / (array.max() - array.min()).clamp(min=1e-8)
+    low, high = (0, 255) if image.dtype == torch.uint8 else (array.min(), array.max())
+    array = (array - low) / max(float(high - low), 1e-8)
     return array.permute(1, 2, 0).numpy() if len(array) == 3 else array[0].numpy()
 
 
@@ -170,7 +172,7 @@ def grid(
     for i, (ax, image) in enumerate(zip(np.ravel(axes), images, strict=False)):
         ax.imshow(to_picture(image), cmap=colour_map, interpolation="nearest")
         if titles:
-            ax.set_title(titles[i], fontsize=8, pad=2)
+            ax.set_title(titles[i], fontsize=7, pad=2)  # "seen as Ankle boot" has to fit
     fig.suptitle(heading, fontsize=11)
     show(fig, alt)
 
