@@ -124,6 +124,21 @@ def test_a_unit_that_fires_for_one_image_is_not_dead(batch):
     assert advice.silent_layers(model, x) == []
 
 
+def test_a_net_that_changes_the_number_format_on_the_way_is_looked_at(batch):
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(784, 10).double()
+
+        def forward(self, x):
+            return self.fc(x.flatten(1).to(dtype=torch.float64)).relu().float()
+
+    net = Doubled()
+    assert advice.silent_layers(net, batch[0]) == []
+    nn.init.constant_(net.fc.bias, -1e3)
+    assert "of fc are dead" in advice.silent_layers(net, batch[0])[0]
+
+
 @pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh])
 def test_saturated_units(batch, activation):
     model = lenet(activation=activation)

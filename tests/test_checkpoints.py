@@ -495,6 +495,19 @@ def test_the_digest_knows_two_nets_of_equal_size_apart():
     assert checkpoints.digest_of(zoo.build_on_meta("lenet5")) == digests[0]
 
 
+def test_a_setting_that_holds_itself_and_others_counts():
+    class Setting:
+        def __init__(self, value):
+            self.value, self.me = value, self
+
+    def digest_with(value) -> str:
+        net = zoo.build("lenet5")
+        net.setting = Setting(Setting(value))
+        return checkpoints.digest_of(net)
+
+    assert digest_with(1) == digest_with(1) != digest_with(2)
+
+
 def test_another_pytorch_prints_its_layers_otherwise_and_the_digest_stays(monkeypatch):
     before = checkpoints.digest_of(zoo.build("lenet5_bn"))
     monkeypatch.setattr(torch.nn.BatchNorm2d, "extra_repr", lambda self: "eps, and more")

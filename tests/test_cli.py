@@ -226,6 +226,15 @@ def test_a_failed_training_is_exit_code_1(capsys, monkeypatch):
     assert capsys.readouterr().err == "python -m common train failed: out of memory\n"
 
 
+def test_half_a_minute_is_a_limit_too_and_none_is_not(tmp_path, capsys):
+    here = tmp_path / "here"
+    here.write_text("a file")
+    assert main(["run", "99", "--cell-minutes", "0.5", "--out", str(here)]) == 2
+    assert "cell-minutes" not in capsys.readouterr().err
+    assert main(["run", "99", "--cell-minutes", "0", "--out", str(here)]) == 2
+    assert "--cell-minutes 0; expected a number above 0" in capsys.readouterr().err
+
+
 def test_a_notebook_that_is_not_there(capsys):
     assert main(["run", "nosuch"]) == 2
     assert "Unknown notebook 'nosuch'" in capsys.readouterr().err

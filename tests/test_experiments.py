@@ -87,6 +87,7 @@ def test_settings_the_reports_print():
         config = plan.config
         assert (config.optimizer, config.lr, config.batch_size) == ("adam", 1e-3, 128)
         assert (config.weight_decay, config.schedule, config.epochs) == (0, "constant", 5)
+        assert config.image_size == (28 if plan.network == "lenet5" else 224)
     assert {plan.config.lr for plan in table_of("report-c")} == {0.001, 0.05}
     for plan in table_of("report-d"):
         config = plan.config
