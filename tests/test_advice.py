@@ -201,6 +201,20 @@ def test_one_class_has_nothing_to_be_learned(batch):
     )
 
 
+def test_a_layer_that_is_run_for_nothing_has_no_gradient_that_vanishes(batch):
+    class Unheard(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(784, 10), nn.Linear(784, 10)
+
+        def forward(self, x):
+            self.first(x.flatten(1))
+            return self.last(x.flatten(1))
+
+    (note,) = advice.vanishing_gradient(Unheard(), *batch)
+    assert "0.0e+00 at first.weight" in note
+
+
 def test_vanishing_gradient(batch):
     (note,) = advice.diagnose(deep(nn.Sigmoid), GUESS, batch, LABELS)
     assert "gradient vanishes" in note

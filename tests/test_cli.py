@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from common import data, machine, records, weights, zoo
+from common import data, machine, perform, records, weights, zoo
 from common.__main__ import main
 from common.config import Config
 
@@ -224,6 +224,15 @@ def test_a_failed_training_is_exit_code_1(capsys, monkeypatch):
     monkeypatch.setattr("common.perform.fit", fail)
     assert main(["train", "lenet5", *QUICK]) == 1
     assert capsys.readouterr().err == "python -m common train failed: out of memory\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--save"]])
+def test_an_experiment_is_published_where_asked_for_alone(monkeypatch, words):
+    published = []
+    monkeypatch.setattr(perform, "perform", lambda *_, **__: iter([None]))
+    monkeypatch.setattr(records, "publish", lambda **which: published.append(which) or [])
+    assert main(["experiment", "report-d", "--profile", "smoke", *words]) == 0
+    assert published == 2 * len(words) * [{"experiment": "report-d"}]  # after each run, at the end
 
 
 def test_half_a_minute_is_a_limit_too_and_none_is_not(tmp_path, capsys):

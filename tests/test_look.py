@@ -607,6 +607,9 @@ def test_from_pixels_to_class_shows_every_step(figures):
     heights = [bar.get_height() for bar in fig.axes[-1].patches]
     assert heights == pytest.approx((100 * answer).tolist(), rel=1e-4)
     assert f"Answer: {answer.argmax()}, with a probability of {answer.max():.0%}" in alt
+    told = [ax.get_title(loc="left") for ax in fig.axes]
+    assert "conv1, 24 × 24" in told  # all six of its maps
+    assert "conv2, 8 × 8, 6 of 16 maps" in told
 
 
 # ----------------------------------------------------------------------------------------- diagrams

@@ -124,6 +124,9 @@ def test_what_systems_leave_behind_is_skipped(pets: Path, notes: list[str]):
         "train/cat/.DS_Store",
         "test/owl/@eaDir/0.png",
         "test/owl/.hidden.png",
+        "lost+found/0.png",
+        "System Volume Information/0.png",
+        "train/FOUND.000/0.png",
     ):
         (pets / name).parent.mkdir(parents=True, exist_ok=True)
         (pets / name).write_bytes(b"\0\5\x16\7")

@@ -301,6 +301,7 @@ def test_the_notebook_function_shows_picture_heat_and_probabilities(monkeypatch,
     best = predict.classes(net, tmp_path / "a.png", 2)
     assert all(f"{name} {share:.0%}" in alt for name, share in best)
     assert "a.png" in alt
+    assert fig.get_suptitle() == f"{net.about['network']} sees {best[0][0]}"
     picture, heat, bars = fig.axes
     assert picture.images[0].get_array().shape == heat.images[0].get_array().shape
     assert [bar.get_width() for bar in bars.patches] == pytest.approx(
