@@ -570,7 +570,8 @@ def test_a_convolution_is_a_sum_of_products_over_all_channels(figures):
     axes = np.reshape(fig.axes, (2, 4))
     frame = axes[0, 0].patches[0]
     assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, 1.5), 2, 2)
-    assert axes[0, 3].patches[0].get_xy() == (-0.5, 0.5)
+    value = axes[0, 3].patches[0]
+    assert (value.get_xy(), value.get_width(), value.get_height()) == ((-0.5, 0.5), 1, 1)
     assert words(axes[1, 1]) == {(0, 0): "0", (1, 0): "1", (0, 1): "2", (1, 1): "0"}
     assert words(axes[0, 3])[0, 1] == f"{sum(sums):.4g}"
     assert axes[1, 0].get_title() == "channel 2, padded by 1"
