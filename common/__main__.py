@@ -190,8 +190,11 @@ def run_course(
 
     began = time.time()
     chosen = files.paths(list(notebooks))
-    if not 0 < cell_minutes < math.inf:
-        raise ValueError(f"--cell-minutes {cell_minutes:g}; expected a number above 0.")
+    if not 0 < cell_minutes <= 24 * 60:
+        raise ValueError(
+            f"--cell-minutes {cell_minutes:g}; expected a number above 0, 1440 (a day) at most."
+        )
+    cell_seconds = math.ceil(60 * cell_minutes)  # nbclient takes whole ones
     out.mkdir(parents=True, exist_ok=True)  # raises for a file, before hours of work
     print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
     done = []
@@ -204,9 +207,7 @@ def run_course(
 
         notebook = files.read(path)
         try:
-            files.execute(
-                notebook, path.name, tick if sys.stdout.isatty() else None, 60 * cell_minutes
-            )
+            files.execute(notebook, path.name, tick if sys.stdout.isatty() else None, cell_seconds)
         except files.CellFailed as error:
             files.write(notebook, out / path.name)
             print(f"\n{error}\nThe notebook as far as it ran: {out}/{path.name}")
@@ -247,16 +248,25 @@ def predict_pictures(
     if not pictures:
         raise ValueError("No picture is named: python -m common predict NET photo.jpg …")
     net = predict.network(model)
+    if hasattr(sys.stdout, "reconfigure"):  # a name may hold what cannot be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     wrong = 0
-    for path in predict.files_in(pictures):
-        name = machine.printable(path)
+    for given in pictures:
         try:
-            found = predict.classes(net, path, top)
-        except ValueError as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            files = predict.files_in(given)
+        except (ValueError, OSError) as error:
+            print(f"{machine.printable(given)}: {error}", file=sys.stderr)
             wrong += 1
             continue
-        print(f"{name}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
+        for path in files:
+            name = machine.printable(path)
+            try:
+                found = predict.classes(net, path, top)
+            except ValueError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                wrong += 1
+                continue
+            print(f"{name}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
     return int(wrong > 0)
 
 

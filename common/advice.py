@@ -222,7 +222,8 @@ class Listener(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         kind = function.overloadpacket
         where = self.names[-1] if self.names else "forward"
-        rectifies = kind is not aten.clamp or args[1:2] == (0,)  # by its lower end alone
+        low = args[1] if len(args) > 1 else None
+        rectifies = kind is not aten.clamp or (isinstance(low, int | float) and low == 0)
         if kind in RECTIFIERS and rectifies and result.ndim > 1:
             units = result.transpose(0, 1).flatten(1)  # channel x everything else
             share = (units <= 0).all(1).float().mean().item()
@@ -268,7 +269,7 @@ def vanishing_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> li
 
     with register_module_forward_pre_hook(note), torch.enable_grad():
         loss = cross_entropy(main_output(model(x)).float(), y)
-    if len(order) < 2:
+    if len(order) < 2 or not loss.requires_grad:  # a net may do without gradients in evaluation
         return []
     names = {id(p): name for name, p in model.named_parameters()}
     gradients = torch.autograd.grad(loss, [order[0], order[-1]], allow_unused=True)

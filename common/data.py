@@ -164,9 +164,10 @@ def load(
     (FileNotFoundError). A file that is there but damaged is always an error (ValueError), as is an
     unknown name (ValueError) and a set of which some files are missing (FileNotFoundError).
 
-    Any other name is a folder's, below the data folder or as a path: `name`/<class>/ with pictures,
-    or `name`/{train,test}/<class>/. Pictures of unlike sizes are reduced to `size` x `size` pixels
-    (64 by default); `skip_bad` leaves out what cannot be read. A notice says what was done, and
+    Any other name is a folder's, below the data folder or as a path; one that begins with a dot is
+    a path from the current folder. It holds `name`/<class>/ with pictures, or
+    `name`/{train,test}/<class>/. Pictures of unlike sizes are reduced to `size` x `size` pixels (64
+    by default); `skip_bad` leaves out what cannot be read. A notice says what was done, and
     `pictures.read_class_folders` what is refused.
     """
     if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
@@ -176,7 +177,7 @@ def load(
         raise ValueError(f"size={size}; expected 1 to {MOST_PIXELS:,} pixels.")
     root = machine.data_folder() if root is None else Path(root).expanduser()
     known = sources.KNOWN.get(name)
-    places = [root / name] if known else [root / name, Path(name)]
+    places = [Path(name)] if name.startswith(".") else [root / name, *[Path(name)] * (not known)]
     folder = next((path for path in places if os.path.isdir(path)), None)
     here = known and len(sources.missing(known, root)) < len(known.hashes)
     if name == "digits" or here or (known and not folder):
@@ -185,7 +186,7 @@ def load(
         parts = sources.read_known(name, root, strict) if known else sources.read_digits()
     elif folder:
         parts = pictures.read_class_folders(folder, size, skip_bad)
-        name = name if known else folder.resolve().name
+        name = name if known else machine.printable(folder.resolve().name)
     elif os.path.isfile(name):
         raise ValueError(f"{name} is a file; expected a folder. Unpack it if it is an archive.")
     else:
@@ -320,6 +321,8 @@ class Batches:
         chosen = getattr(data, part)
         self.batch_size = whole("batch_size", batch_size)
         self.size = None if size is None else whole("size", size)
+        if self.size and self.size > MOST_PIXELS:
+            raise ValueError(f"size={size}; expected 1 to {MOST_PIXELS:,} pixels.")
         self.seed = None if seed is None else whole("seed", seed, least=0)
         self.augment = augmentations(augment)
         if not isinstance(share, tuple | list) or len(share) != 2:

@@ -8,6 +8,7 @@ import functools
 import glob
 import html
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -322,9 +324,24 @@ def recycled_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-def own_generator() -> contextlib.AbstractContextManager[None]:
-    """Inside, torch's random numbers are drawn apart; afterwards the caller's go on as before."""
-    return torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else [])
+@contextlib.contextmanager
+def own_generator() -> Iterator[None]:
+    """Inside, random numbers are drawn apart; afterwards the caller's go on as before."""
+    gpu = [torch.cuda.current_device()] if device().type == "cuda" else []
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(gpu):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def seed(number: int) -> None:
+    """Set the random numbers of torch, Python and NumPy, all of which a net may use."""
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)
 
 
 def describe() -> None:

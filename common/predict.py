@@ -27,22 +27,19 @@ def network(name: str) -> nn.Module:
     return weights.trained(name)
 
 
-def files_in(paths: tuple[Path, ...]) -> list[Path]:
-    """The files among `paths` and, in order, the pictures in the folders among them.
+def files_in(path: Path) -> list[Path]:
+    """The pictures in a folder by their endings, in order, readable or not; of a file, itself.
 
-    Raises ValueError for a folder without pictures.
+    Raises ValueError for a folder without pictures, OSError for one that cannot be read.
     """
-    found = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [path / name for name in pictures.files_at(path, path)]
-        inside = [file for file in inside if file.suffix.lower() in pictures.ENDINGS]
-        if not inside:
-            raise ValueError(f"{path} is a folder without pictures.")
-        found += inside
-    return found
+    if not path.is_dir():
+        return [path]
+    endings = {*pictures.ENDINGS, *pictures.UNREADABLE}
+    inside = [path / name for name in pictures.files_at(path, path)]
+    inside = [file for file in inside if file.suffix.lower() in endings]
+    if not inside:
+        raise ValueError("it is a folder without pictures; name a picture or a folder of some")
+    return inside
 
 
 def prepared(model: nn.Module, path: Path) -> torch.Tensor:

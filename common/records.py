@@ -307,6 +307,10 @@ def read(path: Path) -> Record:
         raise ValueError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path.name} is not a record: expected a JSON object.")
+    try:
+        check_plain(found)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
     defaults = {f.name: f.default for f in dataclasses.fields(Record)}
     for name, kind in FIELDS.items():
         if name not in found and defaults[name] is dataclasses.MISSING:
@@ -322,6 +326,16 @@ def read(path: Path) -> Record:
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
     return record
+
+
+def check_plain(value, levels: int = 12) -> None:
+    """Raise ValueError for what is nested too deeply, or for words that cannot be written."""
+    if levels == 0:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, str) and not value.isascii():
+        value.encode()  # raises UnicodeEncodeError, a ValueError, for half a character
+    for item in value.values() if isinstance(value, dict) else value if type(value) is list else ():
+        check_plain(item, levels - 1)
 
 
 def finite(word: str) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import sys
 import traceback
 import weakref
@@ -113,6 +114,9 @@ class Training:
         self.curve: object | None = None  # what `common.look` draws in a notebook
         self.batches, self.held_out = split_batches(data, config)  # the test images stay untouched
         device = self.batches.device
+        if any(p.is_meta for p in model.parameters()):
+            raise ValueError("This net is on the meta device: its weights have no values to train.")
+        before = checkpoints.settings(model)
         with advice.memory_explained(self.batches.batch_size, device.type):
             model.to(device, memory_format=machine.memory_format(model))
             check_outputs(model, self.batches, len(data.classes))
@@ -126,15 +130,25 @@ class Training:
             model,
             data,
             config,
-            digest=checkpoints.digest_of(model),
+            digest=checkpoints.digest_of(model, before),
             precision=machine.precision(config.precision),
             commit=machine.commit(),
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.run.precision == "fp16")
-        self.file = self.run.checkpoint = checkpoints.Store(checkpoint, self.run)
+        self.file = checkpoints.Store(checkpoint, self.run)
+        earlier = latest[model]() if model in latest else None
+        if earlier and earlier.ended and not (self.file.path and self.file.path.exists()):
+            model.begun_with = checkpoints.digest_of_weights(model)
+            machine.notice(
+                "This net has been trained before and goes on from there, which its record will "
+                "say. Build it anew for a training of its own."
+            )
+            self.file = checkpoints.Store(checkpoint, self.run)
+        self.run.checkpoint = self.file
         machine.runs_folder()  # where the record will go: that it can be written is asked for now
         total = steps(self.batches, config)
-        watched = self.show and (machine.in_notebook() or sys.stderr.isatty())  # no bars in logs
+        terminal = sys.stderr is not None and sys.stderr.isatty()  # no bars in logs
+        watched = self.show and (machine.in_notebook() or terminal)
         self.bar = tqdm(total=total, unit="batch", leave=False, disable=not watched)
 
     def __enter__(self) -> "Training":
@@ -145,6 +159,8 @@ class Training:
                 if self.show:
                     print(f"Going on after epoch {len(self.run.epochs)}, from {self.file.path}.")
             self.save()  # before the first batch: a disk that is full says so now
+            if not saved:
+                self.file.check(self.run.model)
             self.bar.update(len(self.run.batch_losses))
             self.tell("start")
             machine.reset_peak_memory()
@@ -215,9 +231,9 @@ class Training:
         """Write an epoch down, keep the best weights, tell the watchers, save."""
         run, config = self.run, self.run.config
         run.epochs.append(row)
-        if row["val_loss"] < run.best_loss:
-            run.best_loss, run.best_epoch = row["val_loss"], row["epoch"]
+        if row["val_loss"] < run.best_loss:  # the weights first: Ctrl-C may come in between
             self.best_weights = copy.deepcopy(run.model.state_dict())
+            run.best_loss, run.best_epoch = row["val_loss"], row["epoch"]
         self.bar.set_postfix_str(f"validation accuracy {row['val_accuracy']:.2%}")
         if row["epoch"] == config.epochs:
             run.ended = "done"
@@ -227,6 +243,11 @@ class Training:
         self.take_advice()
         self.tell("epoch")
         self.save()
+        if run.ended and not math.isfinite(row["val_loss"]):  # or the next batch would have told
+            raise NotFinite(
+                f"The validation loss is no finite number after epoch {row['epoch']}. The best "
+                "weights so far are in place. Try a learning rate ten times smaller."
+            )
 
     def take_advice(self) -> None:
         """Say in words, and write down, where the net is not learning: once, until it has learned
@@ -238,7 +259,11 @@ class Training:
         if said and not advice.has_learned(min(since), labels):
             return
         x, y = next(self.batches.epoch(len(run.epochs) - 1))
-        for note in advice.diagnose(run.model, run.batch_losses, (x[:64], y[:64]), labels):
+        try:
+            found = advice.diagnose(run.model, run.batch_losses, (x[:64], y[:64]), labels)
+        except Exception:  # whatever a net does with other batches, or in another mode
+            return
+        for note in found:
             run.notes.append(f"After epoch {len(run.epochs)}: {note}")
             if ddp.rank() == 0:
                 machine.notice(run.notes[-1])

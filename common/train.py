@@ -47,12 +47,13 @@ def fit(
     With `show`, a progress bar and, in a notebook, a curve that is redrawn after every epoch.
     `checkpoint` names a file written after every epoch, or is True for one in the runs folder named
     after net, data and settings; where it is there already, the training goes on from it, to the
-    same weights, bit for bit, as without the break. `judge` removes it.
+    same weights, bit for bit, as without the break, unless the net keeps what it computes with
+    elsewhere than in its `state_dict`. `judge` removes it.
     Stopped by Ctrl-C, it returns the run so far. Raises ValueError where images, settings or
     checkpoint do not fit the model, OSError where nothing can be written, MemoryError where a
     batch is too large for this machine.
     """
-    training = Training(model, data, config or Config(), show, checkpoint)
+    training = Training(model, data, Config() if config is None else config, show, checkpoint)
     run = training.run
     with machine.recycled_memory(), training, machine.own_generator(), torch.enable_grad():
         while not training.finished():
@@ -74,7 +75,7 @@ def train_epoch(training: Training) -> dict:
     run, batches, optimizer = training.run, training.batches, training.optimizer
     config, epoch = run.config, len(run.epochs)
     # Dropout: anew each epoch and process, and not the numbers that drew the first weights.
-    torch.manual_seed(generator(config.seed, epoch, ddp.rank(), 2).initial_seed())
+    machine.seed(generator(config.seed, epoch, ddp.rank(), 2).initial_seed())
     training.net.train()
     batches.batch_size = config.batch_size_at(epoch)
     sizes = batches.sizes
@@ -132,7 +133,7 @@ def evaluate(
     for x, y in batches:
         with machine.autocast(x.device, precision):
             output = main_output(model(x))
-        check_logits(output, len(y))
+        check_logits(output, len(y), all_logits[0].shape[1] if all_logits else None)
         all_logits.append(output.float())
         labels.append(y)
     if sum(map(len, labels)) == 0:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -94,12 +95,14 @@ def check_about(about: dict) -> None:
     for name, kind in kinds.items():
         if not isinstance(about.get(name), kind):
             raise ValueError(f"its {name} is {str(about.get(name))[:40]!r}, not {kind}")
+    if given := {"in_channels", "num_classes"} & about["options"].keys():
+        raise ValueError(f"its options name {', '.join(sorted(given))}, which it states elsewhere")
     numbers = [*about["mean"], *about["std"]]
     sizes = about["image_size"]
     sizes = sizes if isinstance(sizes, list) else [sizes, sizes]
     if not (
         len(about["mean"]) == len(about["std"]) == about["channels"]
-        and all(isinstance(n, int | float) for n in numbers)
+        and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
         and min(about["std"]) > 0
         and len(sizes) == 2
         and all(isinstance(n, int) and 1 <= n <= MOST_PIXELS for n in sizes)
@@ -118,6 +121,8 @@ def load_into(model: nn.Module, path: Path) -> None:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no whole .safetensors file ({str(error)[:80]}).") from error
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path}: {broken[0]} holds a value that is no finite number.")
     own = model.state_dict()
     differ = [
         f"{name} is {tuple(state[name].shape) if name in state else 'missing'} there, "
@@ -164,7 +169,8 @@ def pretrained(name: str) -> nn.Module:
     weights = torchvision.models.get_model_weights(theirs).DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
     try:
-        state = weights.get_state_dict(check_hash=True)
+        check_download(file)
+        state = weights.get_state_dict(check_hash=True, weights_only=True)
     except Exception as error:  # of the network, of the hub, of the file
         raise OSError(
             f"ImageNet's weights for {name} could not be had ({error}). Connect to the network, or "
@@ -184,6 +190,16 @@ def pretrained(name: str) -> nn.Module:
         "dataset": "ImageNet",
     }
     return model.eval()
+
+
+def check_download(file: Path) -> None:
+    """Raise ValueError where a file lies there whose hash is not that in its name."""
+    if file.exists():
+        begins = file.stem.rsplit("-", 1)[-1]
+        with open(file, "rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if not found.startswith(begins):
+            raise ValueError(f"the file there has the hash {found[:8]}, not {begins}: delete it")
 
 
 def fill(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

@@ -201,6 +201,35 @@ def test_one_class_has_nothing_to_be_learned(batch):
     )
 
 
+class Guesses(nn.Module):
+    """A net that cannot learn, and does in evaluation what `how` says."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.a, self.b, self.how = nn.Linear(64, 16), nn.Linear(16, 10), how
+
+    def forward(self, x):
+        y = self.b(self.a(x.flatten(1)).clamp(min=torch.zeros(16)))
+        return y if self.training else self.how(y)
+
+
+def raises(_):
+    raise RuntimeError("not in this mode")
+
+
+@pytest.mark.parametrize("how", [torch.detach, lambda y: torch.from_numpy(y.detach().numpy())])
+def test_advice_never_ends_a_training(digits, how):
+    config = Config(epochs=2, lr=1e-12, batch_size=32)
+    run = fit(Guesses(how), digits, config, show=False)
+    assert run.ended == "done"
+    assert "not learning yet" in run.notes[0]
+
+
+def test_advice_that_fails_is_none(digits, monkeypatch):
+    monkeypatch.setattr(advice, "findings", raises)
+    assert fit(Guesses(torch.detach), digits, Config(epochs=1), show=False).notes == []
+
+
 def test_a_layer_that_is_run_for_nothing_has_no_gradient_that_vanishes(batch):
     class Unheard(nn.Module):
         def __init__(self):

@@ -2,7 +2,9 @@
 
 import functools
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -493,6 +496,137 @@ def test_the_digest_knows_two_nets_of_equal_size_apart():
     assert len(set(digests)) == len(nets)
     assert checkpoints.digest_of(zoo.build("lenet5")) == digests[0]  # values do not count
     assert checkpoints.digest_of(zoo.build_on_meta("lenet5")) == digests[0]
+
+
+SLOPE = 0.1
+
+
+def activation(x):
+    return torch.nn.functional.leaky_relu(x, SLOPE)
+
+
+class Plain(torch.nn.Module):
+    """A net for digits, with something of its own."""
+
+    factor = 1.0
+
+    def __init__(self, own=None):
+        super().__init__()
+        self.fc, self.own = torch.nn.Linear(64, 10), own
+
+    def forward(self, x):
+        return self.fc(activation(self.factor * x.flatten(1)))
+
+
+class Above(Plain):
+    def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({1}, {1, 2}), (frozenset("a"), frozenset("b")), (np.int64(1), np.int64(3)),
+        (np.float32(0.1), np.float32(0.9)), (range(2), range(9)), (slice(1), slice(5)),
+        (b"a", b"b"), (1j, 2j), (torch.float32, torch.float16), (np.arange(3), np.arange(4)),
+    ],
+)  # fmt: skip
+def test_whatever_a_net_was_told_counts(one, two):
+    assert checkpoints.digest_of(Plain(one)) == checkpoints.digest_of(Plain(one))
+    assert checkpoints.digest_of(Plain(one)) != checkpoints.digest_of(Plain(two))
+
+
+def test_what_forward_uses_from_outside_counts(monkeypatch):
+    digests = [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    monkeypatch.setattr(sys.modules[__name__], "SLOPE", 0.9)
+    digests += [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    monkeypatch.setattr(Plain, "factor", 2.0)
+    digests += [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    monkeypatch.setattr(Plain, "forward", lambda self, x: self.fc(x.flatten(1).sin()))
+    digests += [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    assert len(set(digests)) == 8
+
+
+class Keeps(Plain):
+    """Counts its calls and keeps what it saw, as one does to look at it."""
+
+    def __init__(self):
+        super().__init__({})
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.own["seen"] = x.detach()
+        return super().forward(x)
+
+
+def test_what_a_net_keeps_of_its_passes_is_no_setting(digits, tmp_path, monkeypatch):
+    net = Keeps()
+    config = Config(epochs=2, train_images=128)
+    with monkeypatch.context() as patch:
+        stop_after(1, patch, KeyboardInterrupt)
+        stopped = fit(net, digits, config, checkpoint=tmp_path / "run.pt", show=False)
+    run = fit(net, digits, config, checkpoint=tmp_path / "run.pt", show=False)
+    assert (len(stopped.epochs), len(run.epochs)) == (1, 2)
+    assert stopped.digest == run.digest == fit(Keeps(), digits, config, show=False).digest
+
+
+@pytest.mark.parametrize("library", [random.random, np.random.rand])
+def test_random_numbers_of_other_libraries_go_on_too(digits, tmp_path, monkeypatch, library):
+    class Noisy(Plain):
+        def forward(self, x):
+            return super().forward(x) * (1 + self.training * float(library()))
+
+    def build():
+        torch.manual_seed(0)
+        return Noisy()
+
+    config = Config(epochs=3, train_images=128)
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    whole = fit(build(), digits, config, show=False)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    with monkeypatch.context() as patch:
+        stop_after(1, patch, KeyboardInterrupt)
+        fit(build(), digits, config, checkpoint=tmp_path / "run.pt", show=False)
+    library()
+    again = fit(build(), digits, config, checkpoint=tmp_path / "run.pt", show=False)
+    assert_same(again.model, whole.model)
+
+
+def test_a_state_that_cannot_be_read_again_is_refused_before_training(digits, tmp_path):
+    class Odd(Plain):
+        def get_extra_state(self):
+            return {"seen": np.int64(2)}
+
+        def set_extra_state(self, state):
+            pass
+
+    with pytest.raises(ValueError, match="get_extra_state return tensors"):
+        fit(Odd(), digits, Config(epochs=1), checkpoint=tmp_path / "run.pt", show=False)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["run.pt.lock"])
+
+
+def test_a_disk_that_would_be_full_later_is_told_before_training(digits, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=500_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    fit(Plain(), digits, Config(epochs=1), checkpoint=tmp_path / "small.pt", show=False)
+    monkeypatch.setattr(train, "train_epoch", lambda _: pytest.fail("trained"))
+    with pytest.raises(OSError, match=r"its files will take \d MB; 0 MB free there"):
+        fit(lenet(), digits, CONFIG, checkpoint=tmp_path / "run.pt", show=False)
+
+
+def test_another_number_of_threads_is_told(digits, monkeypatch):
+    stop_after(1, monkeypatch, KeyboardInterrupt)
+    fit(lenet(), digits, CONFIG, checkpoint=True, show=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    with pytest.raises(ValueError, match=r"threads was \d+, is 77"):
+        fit(lenet(), digits, CONFIG, checkpoint=True, show=False)
+
+
+@pytest.mark.parametrize("where", [1, 2.5, ["a"]])
+def test_a_checkpoint_s_place_is_a_name(digits, where):
+    with pytest.raises(TypeError, match="expected a file's name, True or None"):
+        fit(Plain(), digits, Config(epochs=1), checkpoint=where, show=False)
 
 
 def test_a_setting_that_holds_itself_and_others_counts():

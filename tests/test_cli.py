@@ -240,8 +240,21 @@ def test_half_a_minute_is_a_limit_too_and_none_is_not(tmp_path, capsys):
     here.write_text("a file")
     assert main(["run", "99", "--cell-minutes", "0.5", "--out", str(here)]) == 2
     assert "cell-minutes" not in capsys.readouterr().err
-    assert main(["run", "99", "--cell-minutes", "0", "--out", str(here)]) == 2
-    assert "--cell-minutes 0; expected a number above 0" in capsys.readouterr().err
+    for minutes in ("0", "-1", "nan", "inf", "1e308", "1440.1"):
+        assert main(["run", "99", "--cell-minutes", minutes, "--out", str(here)]) == 2
+        expected = f"--cell-minutes {float(minutes):g}; expected a number above 0, 1440 (a day)"
+        assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds"), [("0.33", 20), ("1.01", 61), ("1e-9", 1), ("1440", 86_400)]
+)
+def test_the_limit_of_a_cell_is_in_whole_seconds(tmp_path, monkeypatch, minutes, seconds):
+    limits = []
+    monkeypatch.setattr("tools.notebooks.execute", lambda *words: limits.append(words[3]))
+    assert main(["run", "01", "--cell-minutes", minutes, "--out", str(tmp_path)]) == 0
+    assert limits == [seconds]
+    assert type(limits[0]) is int  # nbclient refuses 60.0
 
 
 def test_a_notebook_that_is_not_there(capsys):

@@ -293,6 +293,14 @@ def test_a_folder_of_ones_own_by_path_or_by_name(
     assert data.load("pets", root=tmp_path).train.images.unique().tolist() == [20]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.load("~/data/pets").train.images.unique().tolist() == [10]
+    root = tmp_path / "data"
+    for name in ("./pets", "../here/pets", str(tmp_path / "here/pets")):  # meant from here
+        assert data.load(name, root=root).train.images.unique().tolist() == [20]
+    monkeypatch.chdir(tmp_path / "here/pets")
+    for name in (".", "../pets", Path(".")):
+        found = data.load(name, root=root / "pets")
+        assert found.train.images.unique().tolist() == [20]
+        assert found.name == "pets"
     assert not no_network
 
 

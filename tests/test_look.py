@@ -196,6 +196,13 @@ def test_compared_curves_are_the_runs(figures):
     assert list(second.axes[0].lines[0].get_ydata()) == [2, 1]
 
 
+def test_a_network_has_its_own_mark_and_others_have_one_too():
+    course = [each.photo for each in zoo.architectures().values()]
+    marks = look.marks([*course, "resnet18_cifar"])
+    assert len(set(marks.values())) == 9
+    assert look.marks(course[2:3]) == {course[2]: marks[course[2]]}
+
+
 def test_bytes_are_shown_as_they_are_and_other_values_stretched():
     dark = torch.full((3, 2, 2), 51, dtype=torch.uint8)
     dark[0, 0, 0] = 102

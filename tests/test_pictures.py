@@ -3,6 +3,8 @@
 import os
 import shutil
 import sys
+import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import data, machine
+from common import data, look, machine
 from common.sources import pictures
 
 
@@ -108,6 +110,36 @@ def test_capitals_do_not_matter_for_train_and_test(pets: Path):
     assert data.load(pets).train.labels.tolist() == [0, 1, 1, 2, 2, 2]
 
 
+def letter_case_matters(folder: Path) -> bool:
+    """Whether this file system has room for a name in small letters beside it in capitals."""
+    (folder / "case").mkdir()
+    matters = not (folder / "CASE").exists()
+    (folder / "case").rmdir()
+    return matters
+
+
+def test_folders_of_one_part_side_by_side(pets: Path, notes: list[str]):
+    train, test = ("TRAIN", "Test") if letter_case_matters(pets) else ("training", "testing")
+    write_image(pets / train / "cat/9.png", flat(9, 9, 9))
+    write_image(pets / train / "ape/8.png", flat(8, 8, 8))
+    write_image(pets / test / "cat/7.png", flat(7, 7, 7))
+    images = data.load(pets)
+    assert images.classes == ("ape", "cat", "dog", "owl")
+    assert images.train.labels.tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
+    assert sorted(images.train.images[:, 0, 0, 0].tolist()) == [0, 1, 2, 3, 4, 5, 8, 9]
+    assert sorted(images.test.images[:, 0, 0, 0].tolist()) == [6, 7, 7]
+    assert notes == []
+
+
+def test_what_is_beside_the_parts_is_told_in_any_letter_case(pets: Path, notes: list[str]):
+    if not letter_case_matters(pets):
+        pytest.skip("Drafts and drafts are one folder here")
+    for name in ("Drafts", "drafts"):
+        write_image(pets / name / "0.png", flat(0, 0, 0))
+    assert len(data.load(pets).train) == 6
+    assert notes == ["pets: Left out, as no pictures of a class: 2 .png."]
+
+
 def test_what_systems_leave_behind_is_skipped(pets: Path, notes: list[str]):
     for name in (
         "__MACOSX/train/cat/._0.png",
@@ -127,6 +159,9 @@ def test_what_systems_leave_behind_is_skipped(pets: Path, notes: list[str]):
         "lost+found/0.png",
         "System Volume Information/0.png",
         "train/FOUND.000/0.png",
+        "test/found.017/0.png",
+        "train/#recycle/0.png",
+        "train/@Recycle/0.png",
     ):
         (pets / name).parent.mkdir(parents=True, exist_ok=True)
         (pets / name).write_bytes(b"\0\5\x16\7")
@@ -209,8 +244,38 @@ def test_names_in_any_script_or_none(tmp_path: Path):
             (tmp_path / "x.png").rename(tmp_path / folder / f"{folder}{n}.png")
     for _ in range(2):
         images = data.load(tmp_path)
-        assert len(images.classes) == 3
+        assert images.classes == ("a\nb", "ünï 🐱", r"\xff\xfe")
         assert (len(images.train), len(images.test)) == (6, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such names exist on Linux")
+def test_names_of_another_encoding_can_be_drawn(
+    tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    shown = []
+    monkeypatch.setattr(look, "show", lambda fig, alt: shown.append(fig.canvas.draw()))
+    folder = tmp_path / os.fsdecode(b"M\xfcll")
+    for name in (b"J\xfcrgen", b"J\xe4rgen"):
+        for n in range(3):
+            write_image(tmp_path / "x.png", flat(n, n, n))
+            (folder / os.fsdecode(name)).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "x.png").rename(folder / os.fsdecode(name) / f"{n}.png")
+    (folder / os.fsdecode(name) / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    images = data.load(folder, skip_bad=True)
+    assert images.classes == (r"J\xe4rgen", r"J\xfcrgen")
+    assert images.name == r"M\xfcll"
+    look.confusion(torch.tensor([[3, 1], [0, 2]]), images.classes, images.name)
+    assert len(shown) == 1
+    notes[0].encode()  # nor does a notice hold what no page can show
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_class_in_two_spellings_of_one_name(pets: Path, forms: tuple[str, str]):
+    for part, form in zip(("train", "test"), forms, strict=True):
+        write_image(pets / part / unicodedata.normalize(form, "Café") / "0.png", flat(9, 9, 9))
+    images = data.load(pets)
+    assert images.classes == (unicodedata.normalize("NFC", "Café"), "cat", "dog", "owl")
+    assert images.test.labels.tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("turn", [0, 9, 77])
@@ -396,6 +461,21 @@ def test_every_kind_of_picture(
     assert (found - torch.tensor(value)[:channels]).abs().max() < 3
 
 
+def test_a_grey_of_16_bits_that_stands_for_transparent_is_white(tmp_path: Path):
+    """Pillow does not write such a PNG: its chunk, after the header's 33 bytes, is put in."""
+    values = np.full((6, 6), 90 * 257, np.uint16)
+    values[:, 3:] += 1  # the same in 8 bits, but not transparent
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        write_image(tmp_path / f"{name}.png", values)
+        raw = (tmp_path / f"{name}.png").read_bytes()
+        chunk = b"tRNS" + (90 * 257).to_bytes(2, "big")
+        chunk = b"\0\0\0\2" + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        (tmp_path / f"{name}.png").write_bytes(raw[:33] + chunk + raw[33:])
+    images = data.load(tmp_path).train.images
+    assert images.shape[1:] == (1, 6, 6)
+    assert images[0, 0, 0].tolist() == [255] * 3 + [90] * 3
+
+
 def test_the_first_frame_of_a_film_is_used(tmp_path: Path):
     second = as_mode("RGB", (0, 0, 255))
     for name in ("x.gif", "x.webp", "x.tif", "x.png"):
@@ -466,7 +546,7 @@ def test_all_bad_pictures_are_named_at_once(pets: Path, notes: list[str]):
         "test/owl/link.png: it is no file, or a link to none",
         "train/owl/1.png: ",
     )
-    for _ in range(2):  # from the files, then from what is kept
+    for _ in range(2):
         refused(pets, ValueError, "6 of 13 files cannot be read as an image", *bad, "skip_bad=True")
     assert notes == []
 
@@ -572,6 +652,32 @@ def test_class_folders_are_decoded_once(pets: Path, monkeypatch: pytest.MonkeyPa
     assert data.load(str(pets)).train.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
 
 
+def test_what_was_bad_is_tried_again(pets: Path, monkeypatch: pytest.MonkeyPatch):
+    """After new rights, or where a reader was installed, the file itself is as it was."""
+    bad, read = pets / "train/cat/0.png", pictures.read_picture
+
+    def denied(path: Path, *how) -> np.ndarray:
+        if path == bad:
+            raise ValueError("Permission denied")
+        return read(path, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "read_picture", denied)
+        refused(pets, ValueError, "train/cat/0.png: Permission denied")
+        write_image(pets / "train/cat/1.png", flat(1, 1, 1))
+        assert len(data.load(pets, skip_bad=True).train) == 6
+    assert len(data.load(pets).train) == 7
+
+
+def test_a_new_reader_reads_what_was_no_picture(pets: Path, monkeypatch: pytest.MonkeyPatch):
+    write_image(pets / "train/cat/1.webp", flat(1, 1, 1))
+    (pets / "train/cat/1.webp").rename(pets / "train/cat/IMG_0001")
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "FORMATS", ["PNG"])
+        assert len(data.load(pets).train) == 6
+    assert len(data.load(pets).train) == 7
+
+
 def test_a_cache_grows_no_leftovers(pets: Path, runs: Path):
     for n in range(3):
         write_image(pets / "train/cat/0.png", flat(n, n, n))
@@ -590,8 +696,8 @@ def damages(raw: bytes) -> list[bytes | None]:
 
 @pytest.mark.parametrize("ending", [".npy", ".json"])
 def test_a_damaged_cache_is_decoded_anew(pets: Path, runs: Path, ending: str, notes: list[str]):
-    (pets / "train/cat/bad.png").write_bytes(b"")
-    first = data.load(str(pets), skip_bad=True)
+    (pets / "train/cat/what").write_bytes(b"?")
+    first = data.load(str(pets))
     expected = first.train.images.clone()
     (path,) = (runs / "cache").glob(f"*{ending}")
     raw = path.read_bytes()
@@ -599,7 +705,7 @@ def test_a_damaged_cache_is_decoded_anew(pets: Path, runs: Path, ending: str, no
         path.unlink()  # the first set's mapping stays as it is
         if damaged is not None:
             path.write_bytes(damaged)
-        found = data.load(str(pets), skip_bad=True)
+        found = data.load(str(pets))
         assert torch.equal(found.train.images, expected)
         assert torch.equal(found.train.labels, first.train.labels)
         assert path.read_bytes() == raw  # and whole again

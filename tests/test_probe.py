@@ -1,5 +1,7 @@
 """The probe: counts against independent counts, fields of view against gradients."""
 
+import math
+import threading
 import time
 
 import pytest
@@ -8,6 +10,7 @@ import torchinfo
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -975,3 +978,28 @@ def test_random_nets(start):
         assert table["mult_adds"].sum() == counted_apart(net.eval().double(), x), seed
         known += check_field(list(table.itertuples())[-1], net, x)
     assert known > 25  # of a hundred nets; the others hold a step that cannot be followed
+
+
+def test_weights_that_are_made_on_the_way_count_as_layers():
+    class Masked(nn.Conv2d):
+        def __init__(self, *sizes):
+            super().__init__(*sizes, bias=False)
+            self.register_buffer("mask", torch.ones(3, 3).tril())
+
+        def forward(self, x):
+            return F.conv2d(x, self.weight * self.mask)
+
+    pruned = [nn.Conv2d(a, 4, 3, bias=False) for a in (1, 4)]
+    for conv in pruned:
+        prune.random_unstructured(conv, "weight", 0.5)
+    spectral = [spectral_norm(nn.Conv2d(a, 4, 3, bias=False)) for a in (1, 4)]
+    shape = (1, 1, 8, 8)
+    for convs in (pruned, spectral, [Masked(1, 4, 3), Masked(4, 4, 3)]):
+        assert probe.depth(nn.Sequential(*convs), shape) == 2
+    assert probe.depth(nn.Identity(), shape) == probe.depth(nn.Dropout(), shape) == 0
+
+
+def test_what_cannot_be_copied_is_shared():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3))
+    net[0].lock, net.library = threading.Lock(), math
+    assert probe.mult_adds(net, (1, 1, 8, 8)) == 36 * (36 + 4)

@@ -186,6 +186,19 @@ def test_a_damaged_field_is_named_and_the_record_left_out(record, results, field
     assert path.name in problem
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("[" * 900 + "]" * 900, "nested too deeply"), ('"\\ud800"', "surrogates not allowed")],
+)
+def test_what_could_not_be_written_again_is_refused(record, results, value, words):
+    path = records.save(changed(record, options={"width": 0.125}), results)
+    path.write_text(path.read_text().replace('"width": 0.125', f'"width": {value}'))
+    found, (problem,) = records.read_all()
+    assert found == []
+    assert path.name in problem
+    assert words in problem
+
+
 @pytest.mark.parametrize("word", ["Infinity", "-Infinity", "NaN", "1e999"])
 def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(record, results, word):
     path = records.save(changed(record, options={"width": 0.125}), results)

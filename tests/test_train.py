@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import config as settings_of
-from common import data, machine, train, zoo
+from common import data, machine, records, train, zoo
 from common.config import Config
 from common.train import Evaluation, evaluate, fit
 
@@ -636,6 +637,52 @@ def test_on_a_mac_s_gpu_nothing_is_computed_in_formats_that_it_lacks(monkeypatch
     assert machine.memory_format(net) is torch.contiguous_format
     monkeypatch.delenv("CNN_PROFILE", raising=False)
     assert machine.profile() == "laptop"
+
+
+def test_a_net_trained_again_says_what_it_began_with(digits, capsys):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    first = fit(net, digits, Config(epochs=1), show=False)
+    assert capsys.readouterr().err == ""
+    left = net[1].weight.clone()
+    second = fit(net, digits, Config(epochs=1), show=False)
+    assert "has been trained before and goes on from there" in capsys.readouterr().err
+    assert first.replaced and not second.replaced  # noqa: PT018
+    assert not torch.equal(left, net[1].weight)
+    assert records.of(second, None, "again").begun_with
+    fresh = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert (
+        records.of(fit(fresh, digits, Config(epochs=1), show=False), None, "new").begun_with == ""
+    )
+
+
+def test_weights_that_burst_in_the_last_batch_are_told(digits, capsys):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    before = net[1].weight.clone()
+    few = digits.sample(200)
+    run = fit(net, few, Config(epochs=1, lr=1e38, batch_size=160, optimizer="sgd"), show=False)
+    assert run.ended == "not finite"
+    assert "validation loss is no finite number after epoch 1" in run.notes[-1]
+    assert torch.equal(net[1].weight, before)
+
+
+def test_without_a_terminal_or_even_a_stream_for_errors(digits, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert fit(net, digits, Config(epochs=1, train_images=64)).ended == "done"
+
+
+def test_a_net_without_values_is_refused(digits):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, device="meta"))
+    with pytest.raises(ValueError, match="on the meta device"):
+        fit(net, digits, Config(epochs=1), show=False)
+    with pytest.raises(TypeError, match="expected a Config"):
+        fit(net, digits, {}, show=False)
+
+
+def test_batches_of_unlike_numbers_of_classes_are_refused():
+    batches = [(torch.zeros(2, k), torch.zeros(2, dtype=torch.int64)) for k in (3, 4)]
+    with pytest.raises(ValueError, match=r"shape \(2, 4\) .* expected \(2, 3\)"):
+        evaluate(nn.Flatten(), batches)
 
 
 def test_a_small_step_of_training_changes_the_logits():

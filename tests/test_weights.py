@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import math
+import os
+import sys
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from PIL import Image
@@ -197,6 +201,45 @@ def test_without_a_network_the_file_and_its_place_are_named(monkeypatch, tmp_pat
         weights.pretrained("resnet18")
 
 
+def test_another_file_in_imagenet_s_place_is_not_opened(monkeypatch, tmp_path):
+    class Runs:
+        def __reduce__(self):
+            return pytest.fail, ("the file's code ran",)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = torchvision.models.get_model_weights("resnet18").DEFAULT.url
+    path = tmp_path / "checkpoints" / url.rsplit("/", 1)[-1]
+    path.parent.mkdir()
+    torch.save({"x": Runs()}, path)
+    with pytest.raises(OSError, match=r"has the hash \w{8}, not f37072fd: delete it"):
+        weights.pretrained("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"options": {"in_channels": 3}}, "options name in_channels"),
+        ({"mean": [float("nan")] * 3}, "do not belong together"),
+    ],
+)
+def test_odd_metadata_is_refused(tmp_path, change, words):
+    net = weights.trained("lenet5_cifar")
+    weights.write(net, tmp_path / "odd.safetensors", net.about | change)
+    with pytest.raises(ValueError, match=words):
+        weights.from_file(tmp_path / "odd.safetensors")
+
+
+def test_a_weight_that_is_no_number_is_refused(tmp_path):
+    net = weights.trained("lenet5_cifar")
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    state["fc3.bias"] = state["fc3.bias"] * math.nan
+    safetensors.torch.save_file(
+        state, tmp_path / "odd.safetensors", {"about": json.dumps(net.about)}
+    )
+    with pytest.raises(ValueError, match=r"fc3\.bias holds a value that is no finite number"):
+        weights.from_file(tmp_path / "odd.safetensors")
+
+
 def test_no_imagenet_weights_for_others():
     with pytest.raises(ValueError, match="Unknown network with ImageNet weights 'lenet5'"):
         weights.pretrained("lenet5")
@@ -274,11 +317,58 @@ def test_the_command_line(kept, tmp_path, capsys):
     assert "dot.png: it has 1 x 1 pixels" in err
     assert "missing.jpg: " in err
     assert main(["predict", str(path), str(folder / "inside"), "--top", "1"]) == 0
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert main(["predict", str(path), str(empty)]) == 2
     assert main(["predict", "resnt18", str(folder)]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_holds_no_picture_keeps_no_other_from_its_answer(kept, tmp_path, capsys):
+    path, _ = kept
+    for name in ("empty", "phone", "good"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "empty/notes.txt").write_text("mine")
+    (tmp_path / "phone/a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "phone/b.nef").write_bytes(b"?")
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "good/c.png")
+    given = [str(tmp_path / name) for name in ("empty", "phone", "x" * 300, "good")]
+    assert main(["predict", str(path), *given]) == 1
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    assert line.startswith(f"{tmp_path / 'good/c.png'}: class ")
+    empty, heic, nef, long = err.splitlines()
+    assert empty.startswith(f"{given[0]}: it is a folder without pictures; name a picture")
+    assert heic.startswith(f"{tmp_path / 'phone/a.HEIC'}: Pillow ")
+    assert nef == f"{tmp_path / 'phone/b.nef'}: Pillow does not read NEF; export it as JPEG"
+    assert long.startswith(given[2])
+
+
+def test_a_folder_that_cannot_be_read_is_one_error_line(kept, tmp_path, capsys, monkeypatch):
+    path, _ = kept
+    (tmp_path / "locked").mkdir()
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "a.png")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("common.sources.pictures.files_at", denied)
+    assert main(["predict", str(path), str(tmp_path / "locked"), str(tmp_path / "a.png")]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'a.png'}: class ")
+    assert err == f"{tmp_path / 'locked'}: [Errno 13] Permission denied\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such file names exist on Linux")
+def test_names_that_cannot_be_printed_are_answered(tmp_path, capsys):
+    path = tmp_path / "net.safetensors"
+    names = [f"J\udcfcrgen \ud83d {i}" for i in range(10)]
+    weights.write(zoo.build("lenet5_cifar").eval(), path, ABOUT | {"classes": names})
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "a.png")
+    odd = tmp_path / os.fsdecode(b"\xff.png")
+    (tmp_path / "a.png").rename(odd)
+    (tmp_path / os.fsdecode(b"\xfe.png")).write_bytes(b"")
+    assert main(["predict", str(path), str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(rf"{tmp_path}/\xff.png: J\udcfcrgen \ud83d ")
+    assert err == rf"{tmp_path}/\xfe.png: it is empty" + "\n"
 
 
 def test_what_the_command_line_trains_can_predict(tmp_path, capsys):

@@ -62,7 +62,7 @@ def timeline() -> str:
     rows = sorted(zoo.architectures().items(), key=lambda row: row[1].year)
     fig, ax = look.figure(size=(7.6, 0.46 * len(rows) + 0.7))
     told = []
-    marks = look.marks()
+    marks = look.marks(about.photo for _, about in rows)
     for i, (notebook, about) in enumerate(rows):
         label, year, idea = about.name, about.year, about.added
         first = next(n for n in zoo.names() if zoo.notebook_of(n).stem[3:] == notebook)
@@ -87,9 +87,9 @@ def scatter(frame: pd.DataFrame, cost: str, label: str, title: str) -> str:
     told = []
     ax.set_xscale("log")
     rows = frame.sort_values("accuracy", ascending=False)
-    marks = look.marks()
+    marks = look.marks(rows["network"])
     for row in rows.itertuples():
-        value, (colour, marker) = getattr(row, cost), marks.get(row.network, ("#777777", "o"))
+        value, (colour, marker) = getattr(row, cost), marks[row.network]
         style = {"ms": 8, "mec": "#222222", "label": f"{row.accuracy:.1f}  {row.network}"}
         ax.plot(value, row.accuracy, marker, color=colour, **style)
         told.append(f"{row.network} {row.accuracy:.1f} % at {value:,}")

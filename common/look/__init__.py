@@ -4,7 +4,7 @@ Diagrams of networks come from `drawing`, what a layer puts out from `hooks`, an
 stand on from `figures`; all are called from here, as look.draw, look.outputs_of and look.show.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -33,10 +33,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def marks() -> dict[str, tuple[str, str]]:
-    """(colour, marker) of each architecture's net for photographs, the same in every chart."""
+def marks(networks: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """(colour, marker) of each network, the same in every chart: an architecture's, or grey."""
     nets = [each.photo for each in zoo.architectures().values()]
-    return {net: (COLOURS[i % 8], MARKERS[i % 8]) for i, net in enumerate(nets)}
+    ours = {net: (COLOURS[i % 8], MARKERS[i % 8]) for i, net in enumerate(nets)}
+    return {network: ours.get(network, ("#777777", "h")) for network in networks}
 
 
 # --------------------------------------------------------------------------------------- curves

@@ -122,9 +122,9 @@ class Recorder(TorchDispatchMode):
         kind = operation.overloadpacket.__name__
         alias = operation._schema.arguments and operation._schema.arguments[0].alias_info
         passed_on = kind in COPIES or (alias and not alias.is_write)  # a copy or a view
-        if owners and len(owners) == len(inputs):  # a weight, made ready: normalised, or a view
-            self.owners[storage(outputs[0])] = owners[0]
         sources = [self.sources[id(t)] for t in inputs if id(t) in self.sources]
+        if owners and not sources:  # a weight, made ready: normalised, masked, or a view
+            self.owners[storage(outputs[0])] = owners[0]
         if not any(self.running[-1][0].children()):
             self.cost += cost
             self.operations += 1
@@ -189,8 +189,23 @@ def rehearse(model: nn.Module, meta: bool) -> nn.Module:
             memo[id(hooks)] = OrderedDict(own)
         for hooks in (module._backward_hooks, module._backward_pre_hooks):
             memo[id(hooks)] = OrderedDict()
-    net = copy.deepcopy(model, memo).eval()
+    try:
+        net = copy.deepcopy(model, dict(memo)).eval()
+    except Exception:  # a lock, a file, a module of Python: shared, not copied
+        memo |= {id(value): value for value in uncopied(model)}
+        net = copy.deepcopy(model, memo).eval()
     return net.float() if meta else net
+
+
+def uncopied(model: nn.Module) -> list[object]:
+    """The attributes of a net's modules that cannot be copied."""
+    found = []
+    for value in [v for m in model.modules() for name, v in vars(m).items() if name[0] != "_"]:
+        try:
+            copy.deepcopy(value, {})
+        except Exception:
+            found.append(value)
+    return found
 
 
 def stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
@@ -266,7 +281,7 @@ def layers(model: nn.Module, shape: Shape) -> "pd.DataFrame":
             row = (call.name or type(model).__name__, call.kind, call.output, call.params)
             rows.append((*row, call.mult_adds, 4 * math.prod(call.output), field, stride))
     unseen = sum(p.numel() for p in model.parameters()) - sum(row[3] for row in rows)
-    if unseen:
+    if unseen > 0:
         rows.append(("(not run)", "parameters", (), unseen, 0, 0, "not known", "not known"))
     columns = ["layer", "kind", "output", "params", "mult_adds", "activation_bytes"]
     frame = pd.DataFrame(rows, columns=[*columns, "field", "stride"])
@@ -298,7 +313,7 @@ def depth(model: nn.Module, shape: Shape) -> int:
     This is the depth that papers state: 18 for ResNet-18, whose projections lie beside the way.
     """
     recorder, output = trace(model, shape)
-    return max(recorder.depths[storage(tensor)] for tensor in tensors_in(output))
+    return max(recorder.depths.get(storage(tensor), 0) for tensor in tensors_in(output))
 
 
 def receptive_field(model: nn.Module, shape: Shape) -> int | str:

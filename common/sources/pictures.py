@@ -8,6 +8,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ SPELLINGS = {  # of the folders of a set that is divided already
 LISTED = 50  # files that an error names at most
 # What macOS, Windows and network drives leave behind, besides names that begin with a dot
 SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
-SYSTEM += ("lost+found", "system volume information", "found.000")
+SYSTEM += ("lost+found", "system volume information", "#recycle", "#snapshot", "@recycle")
 # Pillow calls other programs for some formats, and knows only the names of others.
 NO_PICTURES = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 UNREADABLE = (  # photographs for which Pillow needs help
@@ -80,7 +82,8 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
     files = [name for listed in parts.values() for names in listed.values() for name in names]
     place = hashlib.sha256(os.fsencode(f"{root.resolve()} {size}")).hexdigest()[:12]
     key = fingerprint(root, files)
-    images, told = cached(f"{root.name}-{place}", key, lambda: decode(root, files, size))
+    name = root.resolve().name
+    images, told = cached(f"{name}-{place}", key, lambda: decode(root, files, size))
     if told["bad"] and not skip_bad:
         raise ValueError(
             f"{root}: {len(told['bad'])} of {len(files)} files cannot be read as an image:\n"
@@ -112,13 +115,14 @@ def read_class_folders(root: Path, size: int | None = None, skip_bad: bool = Fal
     else:  # views: the file on the disk stays mapped, and nothing is copied
         n = sum(map(len, good["train"].values()))
         chosen = images[:n], labels[:n], images[n:], labels[n:]
-    note = f"{root.resolve().name}: {' '.join(notes)}" if notes else ""
-    return Parts(*chosen, classes, f"class folders, {told['format']}", note)
+    note = f"{machine.printable(name)}: {' '.join(notes)}" if notes else ""
+    names = tuple(map(machine.printable, classes))  # a figure's text takes no other encoding
+    return Parts(*chosen, names, f"class folders, {told['format']}", note)
 
 
 def reasons(bad: dict[str, str]) -> str:
     """A line for each bad file, for so many at most."""
-    lines = [f"  {name}: {why}" for name, why in bad.items()]
+    lines = [f"  {machine.printable(name)}: {why}" for name, why in bad.items()]
     return "\n".join(
         lines[:LISTED] + [f"  … and {len(lines) - LISTED} more"] * (len(lines) > LISTED)
     )
@@ -131,41 +135,45 @@ def list_parts(root: Path) -> tuple[dict[str, Listed], list[str], list[str]]:
     """The files of each class of "train" and "test", or of "" without these; those beside; notes.
 
     Pictures for validation train as well, for `fit` holds out its own; without test/ they test.
+    Classes are in alphabetical order, their names in Unicode's NFC: a name copied from another
+    system may be spelt with other code points than the one beside it.
     """
     layout = f"Expected pictures in {root}/<class>/, or in {root}/{{train,test}}/<class>/."
-    inside = {path.name.lower(): path for path in sorted(root.iterdir()) if not system(path.name)}
+    inside = [path for path in sorted(root.iterdir()) if not system(path.name)]
     named, notes = {}, []
-    for part, spellings in SPELLINGS.items():
-        for folder in (inside[name] for name in spellings if name in inside):
-            if folder.is_dir():
-                named[part] = folder
+    for part, spellings in SPELLINGS.items():  # Train/ and train/ may lie side by side
+        folders = [path for path in inside if path.name.lower() in spellings and path.is_dir()]
+        named |= {part: folders} if folders else {}
     if "val" in named and "train" in named:
-        own = named["val"].name
+        own = "/, ".join(folder.name for folder in named["val"])
         if "test" in named:
             notes.append(f"{own}/ trains too: fit holds out pictures of its own for validation.")
         else:
             named["test"] = named.pop("val")
             notes.append(f"There is no test/: {own}/ takes its place.")
     elif len(named) == 1 and "val" not in named:
-        ((part, folder),) = named.items()
-        if any(path.is_dir() and not system(path.name) for path in folder.iterdir()):
+        ((part, folders),) = named.items()
+        below = [path for folder in folders for path in folder.iterdir()]
+        if any(path.is_dir() and not system(path.name) for path in below):
             other = "test" if part == "train" else "train"
             raise FileNotFoundError(f"{root / other} is missing. {layout}")
     if not named.keys() >= {"train", "test"}:
         named = {}  # pictures of trains, or of tests
     parts, beside = {}, []
-    for path in inside.values() if named else ():
-        beside += files_at(path, root) if path not in named.values() else []
-    for part, folder in (named or {"": root}).items():
+    used = [(part, folder) for part in named for folder in named[part]] or [("", root)]
+    for path in inside if named else ():
+        beside += files_at(path, root) if path not in [folder for _, folder in used] else []
+    for part, folder in used:
         entries = [path for path in sorted(folder.iterdir()) if not system(path.name)]
-        listed = {path.name: files_at(path, root) for path in entries if path.is_dir()}
         beside += [path.name for path in entries if not path.is_dir()]
-        if not listed:
+        if not any(path.is_dir() for path in entries):
             raise FileNotFoundError(f"{folder} has no class folders. {layout}")
         whole = parts.setdefault("train" if part == "val" else part, {})
-        for name, files in listed.items():
-            whole[name] = [*whole.get(name, []), *files]
-    return parts, beside, notes
+        for path in entries:
+            if path.is_dir():
+                files = whole.setdefault(unicodedata.normalize("NFC", path.name), [])
+                files += files_at(path, root)
+    return {part: dict(sorted(whole.items())) for part, whole in parts.items()}, beside, notes
 
 
 def files_at(path: Path, root: Path) -> list[str]:
@@ -187,7 +195,9 @@ def files_at(path: Path, root: Path) -> list[str]:
 
 def system(name: str) -> bool:
     """Whether a file or folder of this name is the operating system's, not the person's."""
-    return name.startswith((".", "~$")) or name.lower() in SYSTEM
+    name = name.lower()
+    found = re.fullmatch(r"found\.\d{3}", name)  # where Windows puts what it repairs
+    return name.startswith((".", "~$")) or name in SYSTEM or bool(found)
 
 
 def check_classes(root: Path, good: dict[str, Listed], classes: tuple[str, ...]) -> None:
@@ -293,7 +303,9 @@ def read_picture(path: Path, grey: bool, size: tuple[int, int] | None) -> np.nda
         if image.mode == "I" or image.mode.startswith("I;16"):
             if image.mode == "I" and format == "TIFF":
                 raise ValueError("it has 32 bits a value; save it with 8 or 16")
-            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            values = np.asarray(image)
+            values = np.where(values == image.info.get("transparency", -1), 65_535, values)
+            image = Image.fromarray((values / 257).round().astype(np.uint8))
         if image.mode == "F":
             raise ValueError("its values are fractions; save it with 8 or 16 bits a value")
         if image.has_transparency_data:
@@ -353,8 +365,8 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
 
 
 def fingerprint(root: Path, names: list[str]) -> str:
-    """A short hash of the files' names, sizes and times: it changes when one of them does."""
-    facts = []
+    """A short hash of the files' names, sizes and times, and of the formats that can be read."""
+    facts: list = [FORMATS]
     for name in names:
         with contextlib.suppress(FileNotFoundError):  # a link that leads nowhere
             stat = os.stat(f"{root}/{name}")
@@ -366,6 +378,7 @@ def cached(name: str, key: str, decode: Callable[[], Decoded]) -> tuple[torch.Te
     """What `decode()` returns, kept in the runs folder under a name and mapped into memory.
 
     It is decoded anew when the key is another one, or when a bit of what was kept has changed.
+    With bad files nothing is kept: they may be readable next time, by new rights or a new reader.
     Where nothing can be kept, a notice says so.
     """
     fresh = kept = None
@@ -376,8 +389,9 @@ def cached(name: str, key: str, decode: Callable[[], Decoded]) -> tuple[torch.Te
             kept = kept_images(folder / name, key)
             if kept is None:
                 fresh = decode()
-                keep(folder / name, key, *fresh)
-                kept = kept_images(folder / name, key)
+                if not fresh[1]["bad"]:
+                    keep(folder / name, key, *fresh)
+                    kept = kept_images(folder / name, key)
     except OSError as error:
         machine.notice(
             f"The decoded images cannot be kept for the next time ({error}): make room, or let "
