@@ -272,7 +272,10 @@ def as_number(value: Any) -> int | float | None:
         value = value.item()
     if isinstance(value, Fraction | Decimal):
         value = float(value)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Of a class of one's own, it could answer each comparison itself.
+    return int.__int__(value) if isinstance(value, int) else float.__float__(value)
 
 
 def as_row(value: Any) -> list | None:
@@ -287,9 +290,10 @@ def as_row(value: Any) -> list | None:
 
 
 def as_tensor(value: Any) -> torch.Tensor | None:
-    """A tensor from a tensor, an array, or rows of numbers or tensors."""
+    """A plain tensor from a tensor, an array, or rows of numbers or tensors."""
     if isinstance(value, torch.Tensor):
-        return value
+        with torch._C.DisableTorchFunctionSubclass():  # which a class of one's own may answer
+            return torch.Tensor.as_subclass(value, torch.Tensor)
     if isinstance(value, np.ndarray | np.generic):
         return torch.as_tensor(value)
     if isinstance(value, tuple | list):
