@@ -6,9 +6,9 @@
     99_compare                    all runs side by side                 compare, experiments
 
 Beside it: `machine` (device, number format, folders), `ddp` (several processes), `graphs` (what a
-GPU replays), `advice` (what goes wrong, in words), `probe` (a net layer by layer), `look` (every
-picture), `zoo` (the notebooks' networks by name), `weights` and `predict` (trained nets), `check`
-(exercises).
+GPU replays), `advice` (what goes wrong, in words), `checkpoints` (how a training goes on),
+`digests` (what tells two nets apart), `probe` (a net layer by layer), `look` (every picture), `zoo`
+(the notebooks' networks by name), `weights` and `predict` (trained nets), `check` (exercises).
 """
 
 import importlib

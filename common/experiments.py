@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from common import checkpoints, records, zoo
+from common import digests, records, zoo
 from common.config import Config
 from common.machine import unknown
 from common.records import Record
@@ -339,4 +339,4 @@ def structure_of(plan: Plan) -> str:
 def digest_at(network: str, dataset: str, options: tuple) -> str:
     channels = 3 if dataset == "cifar10" else 1
     net = zoo.build_on_meta(network, in_channels=channels, num_classes=10, **dict(options))
-    return checkpoints.digest_of(net)
+    return digests.of_net(net)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from common import checkpoints, ddp, machine, probe, sources, weights, zoo
+from common import ddp, digests, machine, probe, sources, weights, zoo
 from common.config import Config
 from common.data import Batches, ImageSet
 from common.run import Run
@@ -165,7 +165,7 @@ def of(run: Run, test: Evaluation | None, experiment: str, label: str = "") -> R
         options=options_of(run.model),
         digest=run.digest,
         begun_with=getattr(run.model, "begun_with", ""),
-        images="" if data.name in sources.KNOWN else checkpoints.digest_of_images(data.train),
+        images="" if data.name in sources.KNOWN else digests.of_images(data.train),
         label=label,
         experiment=experiment,
         profile=machine.profile(),

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from common import advice, checkpoints, ddp, graphs, machine
+from common import advice, checkpoints, ddp, digests, graphs, machine
 from common.advice import main_output
 from common.config import Config
 from common.data import Batches, ImageSet, batch_sizes, split
@@ -116,7 +116,7 @@ class Training:
         device = self.batches.device
         if any(p.is_meta for p in model.parameters()):
             raise ValueError("This net is on the meta device: its weights have no values to train.")
-        before = checkpoints.settings(model)
+        before = digests.settings(model)
         with advice.memory_explained(self.batches.batch_size, device.type):
             model.to(device, memory_format=machine.memory_format(model))
             check_outputs(model, self.batches, len(data.classes))
@@ -130,7 +130,7 @@ class Training:
             model,
             data,
             config,
-            digest=checkpoints.digest_of(model, before),
+            digest=digests.of_net(model, before),
             precision=machine.precision(config.precision),
             commit=machine.commit(),
         )
@@ -138,7 +138,7 @@ class Training:
         self.file = checkpoints.Store(checkpoint, self.run)
         earlier = latest[model]() if model in latest else None
         if earlier and earlier.ended and not (self.file.path and self.file.path.exists()):
-            model.begun_with = checkpoints.digest_of_weights(model)
+            model.begun_with = digests.of_weights(model)
             machine.notice(
                 "This net has been trained before and goes on from there, which its record will "
                 "say. Build it anew for a training of its own."

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from common import checkpoints, machine, zoo
+from common import digests, machine, zoo
 from common.config import MOST_PIXELS
 from common.machine import unknown
 
@@ -136,7 +136,7 @@ def load_into(model: nn.Module, path: Path) -> None:
             + (f", and {len(differ) - 1} more differ." if len(differ) > 1 else ".")
         )
     model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
-    model.begun_with = checkpoints.digest(path.read_bytes())
+    model.begun_with = digests.of_bytes(path.read_bytes())
 
 
 def write(model: nn.Module, path: Path, about: dict, half: bool = False) -> None:

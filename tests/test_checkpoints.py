@@ -19,6 +19,7 @@ import torch
 from common import checkpoints, data, machine, train, zoo
 from common.__main__ import main
 from common.config import Config
+from common.digests import of_net
 from common.run import Run
 from common.train import fit
 
@@ -251,7 +252,7 @@ def test_another_training_is_refused(digits, tmp_path, change, message):
 def small(digits):
     """A run of a tiny net, as a store wants it, and a state to keep."""
     net = torch.nn.Linear(2, 2)
-    run = Run(net, digits, CONFIG, digest=checkpoints.digest_of(net))
+    run = Run(net, digits, CONFIG, digest=of_net(net))
     state = {part: {} for part in checkpoints.PARTS if part != "task"}
     return run, state | {"weights": net.state_dict(), "history": {"epochs": [1, 2]}}
 
@@ -492,10 +493,10 @@ def test_the_digest_knows_two_nets_of_equal_size_apart():
         Adds(3, 3),
         Subtracts(3, 3),
     ]
-    digests = [checkpoints.digest_of(net) for net in nets]
+    digests = [of_net(net) for net in nets]
     assert len(set(digests)) == len(nets)
-    assert checkpoints.digest_of(zoo.build("lenet5")) == digests[0]  # values do not count
-    assert checkpoints.digest_of(zoo.build_on_meta("lenet5")) == digests[0]
+    assert of_net(zoo.build("lenet5")) == digests[0]  # values do not count
+    assert of_net(zoo.build_on_meta("lenet5")) == digests[0]
 
 
 SLOPE = 0.1
@@ -532,18 +533,18 @@ class Above(Plain):
     ],
 )  # fmt: skip
 def test_whatever_a_net_was_told_counts(one, two):
-    assert checkpoints.digest_of(Plain(one)) == checkpoints.digest_of(Plain(one))
-    assert checkpoints.digest_of(Plain(one)) != checkpoints.digest_of(Plain(two))
+    assert of_net(Plain(one)) == of_net(Plain(one))
+    assert of_net(Plain(one)) != of_net(Plain(two))
 
 
 def test_what_forward_uses_from_outside_counts(monkeypatch):
-    digests = [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    digests = [of_net(kind()) for kind in (Plain, Above)]
     monkeypatch.setattr(sys.modules[__name__], "SLOPE", 0.9)
-    digests += [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    digests += [of_net(kind()) for kind in (Plain, Above)]
     monkeypatch.setattr(Plain, "factor", 2.0)
-    digests += [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    digests += [of_net(kind()) for kind in (Plain, Above)]
     monkeypatch.setattr(Plain, "forward", lambda self, x: self.fc(x.flatten(1).sin()))
-    digests += [checkpoints.digest_of(kind()) for kind in (Plain, Above)]
+    digests += [of_net(kind()) for kind in (Plain, Above)]
     assert len(set(digests)) == 8
 
 
@@ -637,16 +638,16 @@ def test_a_setting_that_holds_itself_and_others_counts():
     def digest_with(value) -> str:
         net = zoo.build("lenet5")
         net.setting = Setting(Setting(value))
-        return checkpoints.digest_of(net)
+        return of_net(net)
 
     assert digest_with(1) == digest_with(1) != digest_with(2)
 
 
 def test_another_pytorch_prints_its_layers_otherwise_and_the_digest_stays(monkeypatch):
-    before = checkpoints.digest_of(zoo.build("lenet5_bn"))
+    before = of_net(zoo.build("lenet5_bn"))
     monkeypatch.setattr(torch.nn.BatchNorm2d, "extra_repr", lambda self: "eps, and more")
     monkeypatch.setattr(torch.nn.Sequential, "__repr__", lambda self: "a row of layers")
-    assert checkpoints.digest_of(zoo.build("lenet5_bn")) == before
+    assert of_net(zoo.build("lenet5_bn")) == before
 
 
 @pytest.mark.parametrize(
@@ -667,7 +668,7 @@ def test_another_pytorch_prints_its_layers_otherwise_and_the_digest_stays(monkey
     ],
 )
 def test_what_a_layer_was_told_counts(layers):
-    assert checkpoints.digest_of(layers[0]) != checkpoints.digest_of(layers[1])
+    assert of_net(layers[0]) != of_net(layers[1])
 
 
 def test_a_function_that_a_net_keeps_counts():
@@ -677,7 +678,7 @@ def test_a_function_that_a_net_keeps_counts():
     for value in values:
         net = zoo.build("lenet5")
         net.setting = value
-        digests.add(checkpoints.digest_of(net))
+        digests.add(of_net(net))
     assert len(digests) == len(values)
 
 
@@ -697,7 +698,7 @@ def test_a_method_that_forward_calls_counts():
             return x - 1
 
     Subtracts.__name__ = "Adds"
-    assert checkpoints.digest_of(Adds()) != checkpoints.digest_of(Subtracts())
+    assert of_net(Adds()) != of_net(Subtracts())
 
 
 # ------------------------------------------------------------------------------------------ slow

@@ -47,9 +47,9 @@ def test_no_module_reaches_into_another_s_private_names():
 
 # From the ground up: a module imports only what stands before it.
 ORDER = (
-    "machine", "config", "ddp", "graphs", "advice", "probe", "sources", "data", "checkpoints",
-    "run", "train", "zoo", "weights", "look", "predict", "records", "experiments", "perform",
-    "compare", "exercises", "check", "setup", "__main__",
+    "machine", "config", "ddp", "graphs", "advice", "probe", "sources", "data", "digests",
+    "checkpoints", "run", "train", "zoo", "weights", "look", "predict", "records", "experiments",
+    "perform", "compare", "exercises", "check", "setup", "__main__",
 )  # fmt: skip
 
 
