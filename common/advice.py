@@ -27,8 +27,9 @@ SATURATED = 0.9  # share of a sigmoid's or tanh's values at its ends that counts
 VANISHED = 1e-3  # gradient of the first layer over that of the last, per weight
 
 aten = torch.ops.aten
-RECTIFIERS = {aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_, aten.threshold}
-RECTIFIERS |= {aten.clamp_min, aten.clamp_min_, aten.clamp}
+# What is a ReLU, perhaps with a limit, where its lower end is 0.
+RECTIFIERS = {aten.hardtanh, aten.hardtanh_, aten.clamp_min, aten.clamp_min_, aten.clamp}
+RECTIFIERS |= {aten.threshold, aten.threshold_}
 ENDS = {aten.sigmoid: 0.0, aten.sigmoid_: 0.0, aten.tanh: -1.0, aten.tanh_: -1.0}  # lower end
 
 # How the allocators of PyTorch and C++ say that there was not enough memory.
@@ -123,12 +124,15 @@ def findings(
     """What `diagnose` says, for a net in evaluation mode."""
     with torch.no_grad():
         outputs = main_output(net(x)).float()
-    if looks_like_softmax(outputs):
+    # With outputs from 0 to 1 the loss cannot be lower: a net that does it trains on others.
+    floor = math.log(math.e + outputs.shape[1] - 1) - 1
+    bounded = not losses or recent(losses) > 0.99 * floor
+    if bounded and looks_like_softmax(outputs):
         return [
             "The net ends in a softmax, and the loss applies one itself: two of them keep the loss "
             "high and the gradients small. Let the net return logits, without softmax."
         ]
-    if looks_like_sigmoid(outputs):
+    if bounded and looks_like_sigmoid(outputs):
         return [
             "The net ends in a sigmoid or in a ReLU with a limit: what it returns lies between 0 "
             "and 1, and the softmax in the loss makes little of so small differences. Let the net "
@@ -211,6 +215,15 @@ def unnormalised(x: torch.Tensor) -> list[str]:
     return [f"The images have mean {mean:.3g} and spread {std:.3g}: normalise them to 0 and 1."]
 
 
+def is_relu(kind, args: tuple) -> bool:
+    """Whether an operation is a ReLU, by whatever name: nothing below 0, and 0 there."""
+    if kind in (aten.relu, aten.relu_):
+        return True
+    ends = [isinstance(end, int | float) and end == 0 for end in args[1:3]]
+    both = kind in (aten.threshold, aten.threshold_)  # from where on, and what stands below
+    return kind in RECTIFIERS and (ends == [True, True] if both else ends[:1] == [True])
+
+
 class Listener(TorchDispatchMode):
     """Notes the share of dead or saturated values of every activation, module or function."""
 
@@ -222,9 +235,7 @@ class Listener(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         kind = function.overloadpacket
         where = self.names[-1] if self.names else "forward"
-        low = args[1] if len(args) > 1 else None
-        rectifies = kind is not aten.clamp or (isinstance(low, int | float) and low == 0)
-        if kind in RECTIFIERS and rectifies and result.ndim > 1:
+        if is_relu(kind, args) and result.ndim > 1:
             units = result.transpose(0, 1).flatten(1)  # channel x everything else
             share = (units <= 0).all(1).float().mean().item()
             if share > DEAD:

@@ -263,7 +263,7 @@ class Training:
             found = advice.diagnose(run.model, run.batch_losses, (x[:64], y[:64]), labels)
         except Exception:  # whatever a net does with other batches, or in another mode
             return
-        for note in found:
+        for note in (one for one in found if not any(old.endswith(one) for old in run.notes)):
             run.notes.append(f"After epoch {len(run.epochs)}: {note}")
             if ddp.rank() == 0:
                 machine.notice(run.notes[-1])

@@ -1,5 +1,6 @@
 """The words for a net that does not learn, and silence for one that does."""
 
+import itertools
 import math
 
 import pytest
@@ -100,12 +101,13 @@ def test_dead_rectifiers_in_training(digits):
 
 def test_a_collapse_after_the_note_is_said_too(digits, monkeypatch):
     """Once until the net has learned: then again, if it loses what it knew."""
-    monkeypatch.setattr(advice, "diagnose", lambda *_: ["It does not learn."])
+    times = itertools.count()
+    monkeypatch.setattr(advice, "diagnose", lambda *_: [f"It does not learn, {next(times)}."])
     losses = iter([2.3, 2.3, 1.1, 2.3, 2.3])
     config = Config(epochs=5, image_size=28, train_images=64)
     monkeypatch.setattr(train, "train_epoch", lambda t: row_of(t, next(losses)))
     history = fit(lenet(), digits, config, show=False)
-    assert history.notes == [f"After epoch {n}: It does not learn." for n in (1, 3)]
+    assert history.notes == [f"After epoch {n}: It does not learn, {n // 2}." for n in (1, 3)]
 
 
 def row_of(training, loss: float) -> dict:
@@ -228,6 +230,40 @@ def test_advice_never_ends_a_training(digits, how):
 def test_advice_that_fails_is_none(digits, monkeypatch):
     monkeypatch.setattr(advice, "findings", raises)
     assert fit(Guesses(torch.detach), digits, Config(epochs=1), show=False).notes == []
+
+
+def test_a_softmax_in_evaluation_alone_is_no_fault(digits):
+    class Net(nn.Sequential):
+        def forward(self, x):
+            y = super().forward(x)
+            return y if self.training else y.softmax(1)
+
+    torch.manual_seed(0)
+    net = Net(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    run = fit(net, digits, Config(epochs=6, lr=1e-2, batch_size=32), show=False)
+    assert run.epochs[-1]["train_loss"] < 1
+    assert run.notes == []
+
+
+def test_a_softmax_is_told_once(digits):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1))
+    run = fit(net, digits, Config(epochs=6, lr=1e-2, batch_size=32), show=False)
+    assert [note[:37] for note in run.notes] == ["After epoch 1: The net ends in a soft"]
+
+
+@pytest.mark.parametrize(
+    ("activation", "told"),
+    [
+        (nn.ReLU6(), True), (nn.Threshold(0, 0), True), (nn.Hardtanh(0, 1), True),
+        (nn.Hardtanh(), False), (nn.Threshold(0, -1), False), (nn.Threshold(-1, 0), False),
+    ],
+)  # fmt: skip
+def test_only_a_relu_dies(batch, activation, told):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), activation)
+    nn.init.constant_(net[1].bias, -0.9)
+    nn.init.zeros_(net[1].weight)
+    assert bool(advice.silent_layers(net, batch[0])) is told
 
 
 def test_a_layer_that_is_run_for_nothing_has_no_gradient_that_vanishes(batch):
