@@ -17,9 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds common/ and notebooks/
@@ -72,18 +70,17 @@ def not_used(error: Exception) -> bool:
     return False
 
 
-def trial_step(kind: str) -> torch.Tensor:
+def trial_step(kind: str) -> "torch.Tensor":
     """The logits (8, 10) of a small net after one step of training on this kind of device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(8 * 4 * 4, 10),
-        )  # fmt: skip
+        conv, norm = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8)
+        pool = torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten()
+        net = torch.nn.Sequential(conv, norm, *pool, torch.nn.Linear(8 * 4 * 4, 10))
         x, y = torch.randn(8, 3, 8, 8), torch.randint(10, (8,))
     net, x, y = net.to(kind), x.to(kind), y.to(kind)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
-    nn.functional.cross_entropy(net(x), y).backward()
+    torch.nn.functional.cross_entropy(net(x), y).backward()
     optimizer.step()
     return net(x).detach().cpu()
 
@@ -143,13 +140,13 @@ def precision(wanted: str = "auto", kind: str | None = None) -> str:
     return available[0]
 
 
-def memory_format(model: nn.Module) -> torch.memory_format:
+def memory_format(model: "torch.nn.Module") -> "torch.memory_format":
     """Channels last for nets with wide convolutions, where it pays; LeNet's are too narrow.
 
     Not where a 1 x 1 convolution strides over fewer than 8 channels: there, PyTorch 2.14 writes
     past its memory on a CPU without bf16. Nor on MPS, where nothing of this was measured.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     unsafe = any(
         m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels // m.groups < 8
         for m in layers
@@ -327,6 +324,8 @@ def recycled_memory() -> Iterator[None]:
 @contextlib.contextmanager
 def own_generator() -> Iterator[None]:
     """Inside, random numbers are drawn apart; afterwards the caller's go on as before."""
+    import numpy as np  # here, not above: the setup cell has no need of it
+
     gpu = [torch.cuda.current_device()] if device().type == "cuda" else []
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -339,6 +338,8 @@ def own_generator() -> Iterator[None]:
 
 def seed(number: int) -> None:
     """Set the random numbers of torch, Python and NumPy, all of which a net may use."""
+    import numpy as np
+
     torch.manual_seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)

@@ -28,6 +28,10 @@ class cuda:
     get_device_name = staticmethod(lambda: "Tesla T4")
     get_device_capability = staticmethod(lambda: (7, 5))
 
+class backends:
+    class mps:
+        is_available = staticmethod(lambda: False)
+
 cpu = None
 get_num_threads = lambda: 2
 set_num_threads = lambda n: None
