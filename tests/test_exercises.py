@@ -113,7 +113,7 @@ def test_the_experiment_of_an_open_question_runs(name):
     table = result.to_string() if isinstance(result, pd.DataFrame) else str(result)
     rubric = " ".join(exercise.rubric)
     for asked, told in (
-        ("parameters", "parameters"), ("mult-adds", "mult-adds"), ("time", "seconds"),
+        ("parameters", "parameters"), ("mult-adds", "mult-adds"), ("measured time", "seconds"),
         ("whole net", "whole|nothing"), ("random half", "random half"), ("all branches", "none"),
         ("plain net", "PlainBlock"), ("change the shape", "changes the shape"), ("loss", "loss"),
     ):  # fmt: skip
