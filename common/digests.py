@@ -40,7 +40,8 @@ def of_bytes(content: bytes) -> str:
 def of_weights(model: nn.Module) -> str:
     """Eight characters for the values of a net's weights and statistics."""
     state = [v.detach().cpu() for v in model.state_dict().values() if isinstance(v, torch.Tensor)]
-    return of_bytes(b"".join(v.contiguous().view(torch.uint8).numpy().tobytes() for v in state))
+    # Flat, for a count such as batch normalisation's has no dimension to look at as bytes.
+    return of_bytes(b"".join(v.flatten().view(torch.uint8).numpy().tobytes() for v in state))
 
 
 def frozen_in(model: nn.Module) -> str:

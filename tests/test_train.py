@@ -655,6 +655,16 @@ def test_a_net_trained_again_says_what_it_began_with(digits, capsys):
     )
 
 
+def test_a_net_with_statistics_is_trained_again_too(digits):
+    net = zoo.build("lenet5_bn")  # its count of batches has no dimension
+    quick = Config(epochs=1, train_images=64, image_size=32)
+    first = fit(net, digits, quick, show=False)
+    assert first.ended == "done"
+    assert not hasattr(net, "begun_with")
+    fit(net, digits, quick, show=False)
+    assert len(net.begun_with) == 8
+
+
 def test_weights_that_burst_in_the_last_batch_are_told(digits, capsys):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     before = net[1].weight.clone()
