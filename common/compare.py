@@ -232,7 +232,7 @@ def beside_reports(runs: list[Record]) -> pd.DataFrame:
     for stated in reports()["stated"]:
         same = [r for r in judged if reproduces(r, stated)]
         other = [r for r in judged if (r.network, r.dataset) == (stated.network, stated.dataset)]
-        other = [r for r in other if not r.config.get("train_images")] or other
+        other = [r for r in other if not r.limited] or other
         other = [r for r in other if r.label == stated.label] or other
         top = max(other, key=lambda r: r.val_accuracy, default=None)
         own = max(same, key=lambda r: r.val_accuracy, default=None)
@@ -266,7 +266,7 @@ def classes_beside_report_e(runs: list[Record]) -> pd.DataFrame:
     Only runs on all training images count.
     """
     cifar = [r for r in runs if r.dataset == "cifar10" and r.test_accuracy is not None]
-    cifar = [r for r in cifar if r.whole and not r.config.get("train_images")]
+    cifar = [r for r in cifar if r.whole and not r.limited]
     classes, rows = sources.KNOWN["cifar10"].classes, {}
     for network, stated in reports()["class_accuracy"].items():
         rows[f"{network}, report E"] = dict(zip(classes, stated, strict=True))

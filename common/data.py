@@ -143,6 +143,15 @@ def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
+def side(size: int | None) -> int | None:
+    """A side in pixels as a plain int, or None. Raises ValueError unless 1 to `MOST_PIXELS`."""
+    if size is None:
+        return None
+    if (pixels := whole("size", size)) > MOST_PIXELS:
+        raise ValueError(f"size={size}; expected 1 to {MOST_PIXELS:,} pixels.")
+    return pixels
+
+
 def set_names() -> tuple[str, ...]:
     """The sets that `load` knows by name."""
     return (*sources.KNOWN, "digits")
@@ -172,12 +181,12 @@ def load(
     """
     if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
         raise ValueError(f"Data set {name!r}: expected a name or a folder's path, such as 'mnist'.")
-    name, size = os.path.expanduser(str(name)), None if size is None else whole("size", size)
-    if size is not None and size > MOST_PIXELS:
-        raise ValueError(f"size={size}; expected 1 to {MOST_PIXELS:,} pixels.")
+    name, size = os.path.expanduser(str(name)), side(size)
     root = machine.data_folder() if root is None else Path(root).expanduser()
     known = sources.KNOWN.get(name)
-    places = [Path(name)] if name.startswith(".") else [root / name, *[Path(name)] * (not known)]
+    places = [] if name.startswith(".") else [root / name]
+    if not known:
+        places.append(Path(name))
     folder = next((path for path in places if os.path.isdir(path)), None)
     here = known and len(sources.missing(known, root)) < len(known.hashes)
     if name == "digits" or here or (known and not folder):
@@ -320,9 +329,7 @@ class Batches:
             raise ValueError(f"part={part!r}; expected 'train' or 'test'.")
         chosen = getattr(data, part)
         self.batch_size = whole("batch_size", batch_size)
-        self.size = None if size is None else whole("size", size)
-        if self.size and self.size > MOST_PIXELS:
-            raise ValueError(f"size={size}; expected 1 to {MOST_PIXELS:,} pixels.")
+        self.size = side(size)
         self.seed = None if seed is None else whole("seed", seed, least=0)
         self.augment = augmentations(augment)
         if not isinstance(share, tuple | list) or len(share) != 2:

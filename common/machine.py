@@ -281,6 +281,11 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
+def watched() -> bool:
+    """Whether somebody looks on, in a notebook or at a terminal; a log should see no bars."""
+    return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+
+
 def notice(text: str) -> None:
     """Say what must not be missed: in a framed box in a notebook, else on standard error."""
     if in_notebook():

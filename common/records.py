@@ -79,7 +79,12 @@ class Record:
         """Whether its images are a known set's, and all of them, as far as the record tells."""
         known = self.dataset in sources.KNOWN and not self.stand_in and self.judged_on == 10_000
         least = 50_000 * (1 - self.config.get("validation", 0.2))  # of 50,000 or 60,000
-        return known and bool(self.config.get("train_images") or self.train_images >= 0.99 * least)
+        return known and (self.limited or self.train_images >= 0.99 * least)
+
+    @property
+    def limited(self) -> bool:
+        """Whether it was told to use some of the training images only."""
+        return bool(self.config.get("train_images"))
 
     @property
     def epochs(self) -> int:

@@ -3,7 +3,6 @@
 import copy
 import functools
 import math
-import sys
 import traceback
 import weakref
 from collections.abc import Callable
@@ -147,9 +146,8 @@ class Training:
         self.run.checkpoint = self.file
         machine.runs_folder()  # where the record will go: that it can be written is asked for now
         total = steps(self.batches, config)
-        terminal = sys.stderr is not None and sys.stderr.isatty()  # no bars in logs
-        watched = self.show and (machine.in_notebook() or terminal)
-        self.bar = tqdm(total=total, unit="batch", leave=False, disable=not watched)
+        hidden = not (self.show and machine.watched())
+        self.bar = tqdm(total=total, unit="batch", leave=False, disable=hidden)
 
     def __enter__(self) -> "Training":
         self.file.lock()

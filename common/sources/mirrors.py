@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import tarfile
 import threading
 import time
@@ -61,8 +60,8 @@ def missing(known: Known, root: Path) -> list[str]:
 
 def progress_bar(items: Any = None, description: str = "", **options: Any) -> tqdm:
     """A progress bar that is gone at the end, and that a log file never sees."""
-    watched = machine.in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
-    return tqdm(items, description, leave=False, mininterval=0.5, disable=not watched, **options)
+    hidden = not machine.watched()
+    return tqdm(items, description, leave=False, mininterval=0.5, disable=hidden, **options)
 
 
 @contextlib.contextmanager
