@@ -1,9 +1,13 @@
 """Recorded passes: the same training as without them, and only for nets that repeat themselves."""
 
 import gc
+import itertools
 import random
 import weakref
+from collections import deque
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +23,11 @@ class Plain(nn.Module):
     def __init__(self, forward=None):
         super().__init__()
         self.calls, self.seen = 0, []
+        self.last, self.kept = deque([0], maxlen=1), SimpleNamespace(calls=0)
+        self.count, self.steps = itertools.count(), torch.zeros(())
+        self.dice, self.numpy, self.torch = (
+            random.Random(0), np.random.default_rng(0), torch.Generator(),
+        )  # fmt: skip
         self.body = nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
             nn.Dropout(0.1), nn.Linear(8, 10),
@@ -55,11 +64,47 @@ def draws_on_the_cpu(net, x):
     return x * torch.rand(()).to(x.device)
 
 
+def counts_in_a_tensor(net, x):
+    net.steps += 1
+    return x
+
+
+def counts_in_an_object(net, x):
+    net.kept.calls += 1
+    return x
+
+
+def counts_by_an_iterator(net, x):
+    next(net.count)
+    return x
+
+
+def remembers_the_last(net, x):
+    net.last.append(net.last[-1] + 1)
+    return x
+
+
+def draws_by_its_own_python(net, x):
+    return x * net.dice.choice([0.5, 1.0])
+
+
+def draws_by_its_own_numpy(net, x):
+    return x * float(net.numpy.random())
+
+
+def draws_by_its_own_torch(net, x):
+    return x * torch.rand((), generator=net.torch).to(x.device)
+
+
 def reads_a_value(net, x):
     return x if x.mean().item() > 0 else -x
 
 
-ALIVE = [counts, remembers, draws_in_python, draws_on_the_cpu]
+ALIVE = [
+    counts, counts_in_a_tensor, counts_in_an_object, counts_by_an_iterator, remembers,
+    remembers_the_last, draws_in_python, draws_on_the_cpu, draws_by_its_own_python,
+    draws_by_its_own_numpy, draws_by_its_own_torch,
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -71,7 +116,14 @@ def no_gpu_needed(monkeypatch):
 
 @pytest.mark.parametrize("change", ALIVE)
 def test_a_forward_pass_in_which_python_does_something_is_not_repeated(no_gpu_needed, change):
-    assert not graphs.repeats(Plain(change), torch.rand(2, 1, 8, 8))
+    assert not graphs.repeats(without_dropout(Plain(change)), torch.rand(2, 1, 8, 8))
+
+
+def test_what_cannot_be_looked_at_is_not_repeated(no_gpu_needed, tmp_path):
+    net = without_dropout(Plain())
+    assert graphs.repeats(net, torch.rand(2, 1, 8, 8))
+    with open(tmp_path / "log", "w") as net.log:
+        assert not graphs.repeats(net, torch.rand(2, 1, 8, 8))
 
 
 def test_a_net_of_layers_repeats_itself_unless_it_has_hooks(no_gpu_needed):
