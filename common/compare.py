@@ -146,11 +146,15 @@ def leaderboard(runs: list[Record], experiment: str = "cifar10") -> pd.DataFrame
 def alone() -> pd.DataFrame:
     """Seconds of an epoch of each network when nothing else trains: a column a machine.
 
-    Measured by `python -m tools.bench --photos-alone --save`.
+    Measured by `python -m tools.bench --photos-alone --save`. A row of a net that was built
+    otherwise then is left out.
     """
     columns: dict[str, dict[str, float]] = {}
+    now = {plan.network: experiments.structure_of(plan) for plan in experiments.table_of("cifar10")}
     for row in records.read_rows("photos"):
-        columns.setdefault(f"{EPOCH_ON}{row['device']}", {})[row["name"]] = row["epoch_s"]
+        if row["digest"] == now.get(row["name"]):
+            column = f"{EPOCH_ON}{row['device']}, {row['precision']}"
+            columns.setdefault(column, {})[row["name"]] = row["epoch_s"]
     return pd.DataFrame(columns)
 
 
@@ -225,7 +229,8 @@ def beside_reports(runs: list[Record]) -> pd.DataFrame:
     `reproduced` is that of a run with the report's own settings, structure and data set; NaN where
     none is recorded. `ours` is the run of the same network on the same data set with the best
     validation accuracy by any recipe: of those on all training images, and of those with the
-    report's label, where there are such; `by` says which it is.
+    report's label, or none that the report gives to another row, where there are such; `by` says
+    which it is.
     """
     judged = [run for run in runs if run.test_accuracy is not None and run.whole]
     rows = []
@@ -233,7 +238,9 @@ def beside_reports(runs: list[Record]) -> pd.DataFrame:
         same = [r for r in judged if reproduces(r, stated)]
         other = [r for r in judged if (r.network, r.dataset) == (stated.network, stated.dataset)]
         other = [r for r in other if not r.limited] or other
-        other = [r for r in other if r.label == stated.label] or other
+        taken = {row.label for row in reports()["stated"] if row.network == stated.network} - {""}
+        wanted = {stated.label} if stated.label else {r.label for r in other} - taken
+        other = [r for r in other if r.label in wanted] or other
         top = max(other, key=lambda r: r.val_accuracy, default=None)
         own = max(same, key=lambda r: r.val_accuracy, default=None)
         rows.append(

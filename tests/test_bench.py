@@ -43,6 +43,7 @@ def test_photos_are_timed_alone(monkeypatch):
     monkeypatch.setattr(experiments, "plans", lambda *_: [plan])
     (row,) = bench.photos(seconds=0.01, rounds=1)
     assert (row["name"], row["batch_size"], row["image_size"]) == ("lenet5", 16, 28)
+    assert row["digest"] == experiments.structure_of(plan)
     images = len(data.load("digits").train) / 2
     assert row["epoch_s"] == pytest.approx(images / row["images_per_s"], abs=0.01)
 

@@ -86,17 +86,21 @@ def test_leaderboard(record):
 
 def test_seconds_alone_are_a_column_a_machine(record, monkeypatch, tmp_path):
     photo = zoo.architectures()["lenet"].photo
+    (plan,) = experiments.plans("cifar10", "full", only=[photo])
+    about = {"name": photo, "digest": experiments.structure_of(plan)}
+    earlier = about | {"digest": "0badf00d", "device": "a GPU", "precision": "bf16", "epoch_s": 9.9}
     (tmp_path / "bench").mkdir()
-    for device, seconds in (("two cores", 3.7), ("a GPU", 0.6)):
-        row = {"name": photo, "device": device, "epoch_s": seconds}
-        (tmp_path / f"bench/photos-{device}.json").write_text(json.dumps([row]))
+    for device, precision, seconds in (("two cores", "fp32", 3.7), ("a GPU", "bf16", 0.6)):
+        row = about | {"device": device, "precision": precision, "epoch_s": seconds}
+        rows = json.dumps([row, earlier])  # of a net of this name that was another
+        (tmp_path / f"bench/photos-{device}.json").write_text(rows)
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     run = like(record, network=photo, experiment="cifar10", dataset="cifar10")
     board = compare.leaderboard([run, like(run, network="Mine")]).set_index("network")
-    assert board["s an epoch, two cores"][photo] == 3.7
-    assert board["s an epoch, a GPU"].isna()["Mine"]
+    assert board["s an epoch, two cores, fp32"][photo] == 3.7
+    assert board["s an epoch, a GPU, bf16"].isna()["Mine"]
     text = documents.board(board.reset_index())
-    assert "| s an epoch, a GPU | s an epoch, two cores |" in text
+    assert "| s an epoch, a GPU, bf16 | s an epoch, two cores, fp32 |" in text
     assert "| 0.6 | 3.7 |" in text
     assert "| – | – |" in text
 
@@ -262,6 +266,28 @@ def test_beside_a_report_stands_its_own_variant_on_all_images(record):
     assert ours(short) == pytest.approx(90)
     assert ours(short, whole) == pytest.approx(80)
     assert ours(short, whole, run("with flips", 0.7)) == pytest.approx(70)
+
+
+def test_ours_beside_a_row_without_label_is_by_any_recipe_but_another_row_s(record):
+    plan = next(p for p in experiments.table_of("report-a") if p.network == "vgg11")
+
+    def run(label: str, validation: float, test: float) -> Record:
+        epochs = [{"epoch": 1, "val_accuracy": validation, "val_loss": 1.0}]
+        made = of_plan(record, plan, experiment="another", test_accuracy=test)
+        return dataclasses.replace(
+            made, label=label, history=made.history | {"epochs": epochs, "best_epoch": 1}
+        )
+
+    def ours(*runs) -> float:
+        table = compare.beside_reports(list(runs)).query("report == 'A'").set_index("network")
+        return table.loc["vgg11", "ours"]
+
+    assert ours(run("", 0.8, 0.81), run("our recipe", 0.9, 0.91)) == pytest.approx(91)
+    taken = next(r for r in compare.reports()["stated"] if r.label)._replace(network="vgg11")
+    stated = compare.reports()["stated"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "reports", lambda: {"stated": [*stated, taken]})
+        assert ours(run("", 0.8, 0.81), run(taken.label, 0.9, 0.91)) == pytest.approx(81)
 
 
 def test_report_e_s_classes_are_those_of_all_images(record):

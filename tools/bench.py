@@ -316,6 +316,7 @@ def photos(seconds: float = SECONDS, rounds: int = ROUNDS) -> list[dict]:
         rows.append(
             {
                 "name": plan.network,
+                "digest": experiments.structure_of(plan),
                 "work": "training alone",
                 "image_size": config.image_size,
                 "batch_size": config.batch_size,
