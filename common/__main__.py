@@ -179,6 +179,8 @@ def run_course(
 ) -> int:
     """Execute notebooks in order into build/, then print the comparison.
 
+    One that fails does not keep the others from running.
+
     Args:
         notebooks: numbers or names, such as 01 or lenet (default: all).
         out: folder for the executed copies.
@@ -197,7 +199,7 @@ def run_course(
     cell_seconds = math.ceil(60 * cell_minutes)  # nbclient takes whole ones
     out.mkdir(parents=True, exist_ok=True)  # raises for a file, before hours of work
     print(f"profile {machine.profile()}, device {machine.device().type}", flush=True)
-    done = []
+    done, failed = [], []
     for i, path in enumerate(chosen, 1):
         start = time.perf_counter()
         label = f"[{i}/{len(chosen)}] {path.stem}"
@@ -210,8 +212,11 @@ def run_course(
             files.execute(notebook, path.name, tick if sys.stdout.isatty() else None, cell_seconds)
         except files.CellFailed as error:
             files.write(notebook, out / path.name)
-            print(f"\n{error}\nThe notebook as far as it ran: {out}/{path.name}")
-            return 1
+            print(f"\n{error}\nThe notebook as far as it ran: {out}/{path.name}", flush=True)
+            if isinstance(error, files.Stopped):
+                return 1
+            failed.append(str(error))
+            continue
         files.clean(notebook)
         files.write(notebook, out / path.name)
         done.append((notebook, path))
@@ -227,7 +232,9 @@ def run_course(
     print(compare.text(compare.grouped(runs)) if runs else "No runs recorded.")
     for problem in problems:
         print(f"left out: {problem}")
-    return 0
+    for error in failed:
+        print(f"failed: {error}")
+    return 1 if failed else 0
 
 
 @app.command(name="predict")

@@ -11,6 +11,7 @@ import torch
 from common import data, machine, perform, records, weights, zoo
 from common.__main__ import main
 from common.config import Config
+from tools import notebooks as files
 
 QUICK = ["--dataset", "digits", "--epochs", "1", "--train-images", "128"]
 
@@ -255,6 +256,23 @@ def test_the_limit_of_a_cell_is_in_whole_seconds(tmp_path, monkeypatch, minutes,
     assert main(["run", "01", "--cell-minutes", minutes, "--out", str(tmp_path)]) == 0
     assert limits == [seconds]
     assert type(limits[0]) is int  # nbclient refuses 60.0
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_notebook_that_fails_keeps_no_other_from_running(tmp_path, monkeypatch, capsys, stopped):
+    ran = []
+
+    def execute(notebook, name, *_):
+        ran.append(name)
+        if name.startswith("02"):
+            raise (files.Stopped if stopped else files.CellFailed)(f"{name}, code cell 3 of 31: no")
+
+    monkeypatch.setattr(files, "execute", execute)
+    assert main(["run", "01", "02", "03", "--out", str(tmp_path)]) == 1
+    assert len(ran) == (2 if stopped else 3)
+    said = capsys.readouterr().out
+    assert f"The notebook as far as it ran: {tmp_path}/02_alexnet.ipynb" in said
+    assert ("failed: 02_alexnet.ipynb, code cell 3 of 31: no" in said) is not stopped
 
 
 def test_a_notebook_that_is_not_there(capsys):

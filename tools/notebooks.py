@@ -45,6 +45,10 @@ class CellFailed(RuntimeError):
     """A notebook stopped at a cell; the message names the notebook, the cell and the error."""
 
 
+class Stopped(CellFailed):
+    """Somebody stopped the notebook, by Ctrl-C or SIGTERM."""
+
+
 def setup_cell() -> str:
     """The setup cell, with the course's address as pyproject.toml has it."""
     project = tomllib.loads((machine.HOME / "pyproject.toml").read_text())["project"]
@@ -175,7 +179,8 @@ def execute(
 ) -> None:
     """Run a notebook in place, in the notebooks folder; `tick(done, total)` follows the code cells.
 
-    Raises CellFailed at the first cell that fails or takes longer than `cell_seconds`.
+    Raises CellFailed at the first cell that fails or takes longer than `cell_seconds`, Stopped
+    where somebody stops it.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -204,11 +209,11 @@ def execute(
     try:
         client.execute()
     except (KeyboardInterrupt, AssertionError) as error:  # the latter is what nbclient makes of it
-        raise CellFailed(f"{name}, code cell {number} of {len(code)}: stopped") from error
+        raise Stopped(f"{name}, code cell {number} of {len(code)}: stopped") from error
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         # nbclient takes Ctrl-C and SIGTERM for itself, and ends the kernel.
         if hasattr(client, "_async_cleanup_kernel_future"):
-            raise CellFailed(f"{name}, code cell {number} of {len(code)}: stopped") from error
+            raise Stopped(f"{name}, code cell {number} of {len(code)}: stopped") from error
         reason = getattr(error, "evalue", "") or str(error)
         kind = getattr(error, "ename", type(error).__name__)
         raise CellFailed(f"{name}, code cell {number} of {len(code)}: {kind}: {reason}") from error
