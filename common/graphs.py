@@ -98,9 +98,8 @@ def repeats(model: nn.Module, x: torch.Tensor) -> bool:
     """
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()):
         return False
-    try:
-        before = state_of_python(model)
-    except Exception:  # whatever an object does when it is written down; an open file cannot be
+    before = state_of_python(model)
+    if before is None:
         return False
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
@@ -111,13 +110,16 @@ def repeats(model: nn.Module, x: torch.Tensor) -> bool:
     return state_of_python(model) == before
 
 
-def state_of_python(model: nn.Module) -> tuple:
+def state_of_python(model: nn.Module) -> tuple | None:
     """All that Python keeps between two calls of a net: what its parts hold, and random generators.
 
-    Raises whatever an object does that cannot be written down.
+    None where an object cannot be written down, such as an open file.
     """
     held = io.BytesIO()
-    WhatIsHeld(model, held).dump([vars(module) for module in model.modules()])
+    try:
+        WhatIsHeld(model, held).dump([vars(module) for module in model.modules()])
+    except Exception:  # whatever the objects of a student's net do
+        return None
     generators = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
     return held.getvalue(), *generators
 
@@ -134,11 +136,13 @@ class WhatIsHeld(pickle.Pickler):
 
     def reducer_override(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
-            apart = value.is_cuda or id(value) in self.recorded
-            return str, ("" if apart else str(value.tolist()),)
+            if value.is_cuda or id(value) in self.recorded:
+                return bytes, ()
+            return bytes, (value.detach().flatten().view(torch.uint8).numpy().tobytes(),)
         if isinstance(value, torch.Generator):
             return str, (str(value.get_state().tolist()),)
+        # By name alone: pickle looks those up in their module, where one in a function is not.
         named = inspect.isroutine(value) or inspect.isclass(value)
-        if named and value is not str:  # by name alone, for those inside of functions have no other
+        if named and value not in (str, bytes):
             return str, (value.__qualname__,)
         return NotImplemented

@@ -122,8 +122,18 @@ def test_a_forward_pass_in_which_python_does_something_is_not_repeated(no_gpu_ne
 def test_what_cannot_be_looked_at_is_not_repeated(no_gpu_needed, tmp_path):
     net = without_dropout(Plain())
     assert graphs.repeats(net, torch.rand(2, 1, 8, 8))
-    with open(tmp_path / "log", "w") as net.log:
+    with (tmp_path / "log").open("w") as net.log:
         assert not graphs.repeats(net, torch.rand(2, 1, 8, 8))
+
+
+def begins_to_iterate(net, x):
+    net.log = iter(n for n in ())
+    return x
+
+
+def test_what_can_no_longer_be_looked_at_is_not_repeated(no_gpu_needed):
+    net = without_dropout(Plain(begins_to_iterate))
+    assert not graphs.repeats(net, torch.rand(2, 1, 8, 8))
 
 
 def test_a_net_of_layers_repeats_itself_unless_it_has_hooks(no_gpu_needed):
