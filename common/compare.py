@@ -150,9 +150,10 @@ def alone() -> pd.DataFrame:
     otherwise then is left out.
     """
     columns: dict[str, dict[str, float]] = {}
-    now = {plan.network: experiments.structure_of(plan) for plan in experiments.table_of("cifar10")}
+    plans = {plan.network: plan for plan in experiments.table_of("cifar10")}
     for row in records.read_rows("photos"):
-        if row["digest"] == now.get(row["name"]):
+        plan = plans.get(row["name"])
+        if plan and row.get("digest") == experiments.structure_of(plan):
             column = f"{EPOCH_ON}{row['device']}, {row['precision']}"
             columns.setdefault(column, {})[row["name"]] = row["epoch_s"]
     return pd.DataFrame(columns)
