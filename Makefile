@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab run test test-slow lint figures bench clean
+.PHONY: lab run test test-slow test-gpu lint figures bench clean
 
 lab: .venv/ready        ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -16,6 +16,11 @@ test: .venv/ready       ## unit tests, and every notebook in the smoke profile
 
 test-slow: .venv/ready  ## what needs minutes by its nature: kills, random input, a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2
+
+# Without a GPU: what one would refuse, such as a tensor that was left behind on the CPU.
+NEAR_A_GPU := $(addprefix tests/test_,$(addsuffix .py,advice before_training checkpoints graphs look probe train weights))
+test-gpu: .venv/ready   ## the tests of training, probes and pictures on a pretended GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NEAR_A_GPU) -p tests.pretend_gpu -n 2 --dist loadfile
 
 lint: .venv/ready       ## the fast checks
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ One by one, Python hands a GPU the kernels of a small net more slowly than they 
 """
 
 import contextlib
+import copy
 import gc
 import inspect
 import io
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import nn
+
+from common import machine
 
 Call = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
@@ -57,7 +60,7 @@ class Replayed(nn.Module):
 def record(model: nn.Module, x: torch.Tensor) -> Call:
     """Both passes of a net in training on batches like `x`; the net itself where that cannot be.
 
-    Neither its weights and statistics nor the random numbers are changed by it.
+    Neither what it holds nor the random numbers, Python's and NumPy's included, are changed by it.
     """
     x, kind = x.clone(), x.device.type
     uncached = torch.autocast(
@@ -66,7 +69,7 @@ def record(model: nn.Module, x: torch.Tensor) -> Call:
         enabled=torch.is_autocast_enabled(kind),
         cache_enabled=False,
     )
-    with as_before(model), torch.random.fork_rng([x.device]), uncached:
+    with as_before(model), machine.own_generator(), uncached:
         try:
             if not repeats(model, x):
                 return model
@@ -97,6 +100,10 @@ def repeats(model: nn.Module, x: torch.Tensor) -> bool:
     that reads a value of a tensor raises RuntimeError.
     """
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()):
+        return False
+    try:
+        model = copy.deepcopy(model)  # a trial that the net itself does not notice
+    except Exception:  # whatever the objects of a student's net do
         return False
     before = state_of_python(model)
     if before is None:

@@ -211,7 +211,7 @@ class Guesses(nn.Module):
         self.a, self.b, self.how = nn.Linear(64, 16), nn.Linear(16, 10), how
 
     def forward(self, x):
-        y = self.b(self.a(x.flatten(1)).clamp(min=torch.zeros(16)))
+        y = self.b(self.a(x.flatten(1)).clamp(min=torch.zeros(16, device=x.device)))
         return y if self.training else self.how(y)
 
 
@@ -219,7 +219,11 @@ def raises(_):
     raise RuntimeError("not in this mode")
 
 
-@pytest.mark.parametrize("how", [torch.detach, lambda y: torch.from_numpy(y.detach().numpy())])
+def by_way_of_numpy(y):
+    return torch.from_numpy(y.detach().cpu().numpy()).to(y.device)
+
+
+@pytest.mark.parametrize("how", [torch.detach, by_way_of_numpy])
 def test_advice_never_ends_a_training(digits, how):
     config = Config(epochs=2, lr=1e-12, batch_size=32)
     run = fit(Guesses(how), digits, config, show=False)

@@ -161,6 +161,15 @@ def test_a_trial_changes_nothing(no_gpu_needed):
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize("change", ALIVE)
+def test_a_trial_goes_unnoticed(no_gpu_needed, change):
+    """Or a training that goes on in a new process would not be the unbroken one."""
+    net, x = without_dropout(Plain(change)), torch.rand(2, 1, 8, 8)
+    before = graphs.state_of_python(net)
+    assert graphs.record(net, x) is net
+    assert graphs.state_of_python(net) == before
+
+
 def test_recordings_are_gone_when_the_net_is():
     """At once, though they refer to each other: no forked process must be the one to find them."""
 

@@ -589,6 +589,7 @@ def test_precision_by_device(monkeypatch):
         machine.precision("fp8", "cpu")
 
 
+@pytest.mark.real_device
 def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
     def too_old(*_, **__):
         raise RuntimeError("no kernel image is available for execution on the device")
@@ -601,6 +602,7 @@ def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
     assert "no kernel image is available" in capsys.readouterr().err
 
 
+@pytest.mark.real_device
 def test_a_mac_s_gpu_is_used_only_where_it_computes_what_the_cpu_does(monkeypatch, capsys):
     step = machine.trial_step
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -672,7 +674,7 @@ def test_weights_that_burst_in_the_last_batch_are_told(digits, capsys):
     run = fit(net, few, Config(epochs=1, lr=1e38, batch_size=160, optimizer="sgd"), show=False)
     assert run.ended == "not finite"
     assert "validation loss is no finite number after epoch 1" in run.notes[-1]
-    assert torch.equal(net[1].weight, before)
+    assert torch.equal(net[1].weight.cpu(), before)
 
 
 def test_without_a_terminal_or_even_a_stream_for_errors(digits, monkeypatch):

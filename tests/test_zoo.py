@@ -313,6 +313,7 @@ def test_the_home_of_the_notebooks():
     assert zoo.NOTEBOOKS.parent == machine.HOME
 
 
+@pytest.mark.real_device
 def test_a_network_can_be_compiled_whole():
     net = zoo.build("lenet5").eval()
     x = torch.randn(2, 1, 28, 28)
