@@ -214,6 +214,9 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             self.server.closing.wait()
         elif behaviour == "crawls":
             self.drip(body)
+        elif behaviour == "tires":  # the first nine tenths at once
+            self.wfile.write(body[: len(body) // 10 * 9])
+            self.drip(body[len(body) // 10 * 9 :])
 
     def drip(self, body: bytes) -> None:
         for value in body:
@@ -367,6 +370,17 @@ BAD = {  # what is said of a mirror that behaves like this
     "header": "failed: only 0 kB/s",
     "crawls": "failed: only 0 kB/s",
 }
+
+
+@pytest.mark.usefixtures("hurry")
+def test_a_server_that_tires_is_given_up(server: Server, tmp_path: Path):
+    """Though over the whole time it was fast enough: by its mean it could go on for 20 s."""
+    server.files["big"] = bytes(2_000_000)
+    md5 = hashlib.md5(server.files["big"]).hexdigest()
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match="only 0 kB/s"):
+        mirrors.transfer(address(server, "tires"), "big", md5, tmp_path, 10**7)
+    assert time.monotonic() - start < 10
 
 
 @pytest.mark.usefixtures("hurry")

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from common import machine
 
 TIMEOUT_S = 10  # to connect, and between two pieces: a server silent for longer counts as dead
-SLOW_AFTER_S = 30  # from then on, a mirror slower than SLOWEST_BYTES_PER_S is given up
+SLOW_AFTER_S = 30  # a mirror that was slower than SLOWEST_BYTES_PER_S for so long is given up
 SLOWEST_BYTES_PER_S = 100_000
 
 
@@ -223,15 +223,16 @@ def transfer(mirror: str, name: str, md5: str, folder: Path, most: int) -> None:
 
     # A thread of its own: a server that sends a byte now and then passes every socket's time-out.
     threading.Thread(target=work, daemon=True).start()
-    start = time.monotonic()
+    since, before = time.monotonic(), 0
     try:
         with progress_bar(description=name, unit="B", unit_scale=True) as bar:
             while not futures.wait([outcome], timeout=0.05).done:
                 bar.total = watch.total or None
                 bar.update(watch.size() - bar.n)
-                seconds = time.monotonic() - start
-                if seconds > SLOW_AFTER_S and watch.size() < SLOWEST_BYTES_PER_S * seconds:
-                    raise TimeoutError(f"only {watch.size() / seconds / 1000:.0f} kB/s")
+                if (seconds := time.monotonic() - since) > SLOW_AFTER_S:
+                    if (speed := (watch.size() - before) / seconds) < SLOWEST_BYTES_PER_S:
+                        raise TimeoutError(f"only {speed / 1000:.0f} kB/s")
+                    since, before = time.monotonic(), watch.size()
         outcome.result()
     finally:
         watch.given_up = True
