@@ -231,6 +231,14 @@ def test_advice_never_ends_a_training(digits, how):
     assert "not learning yet" in run.notes[0]
 
 
+@pytest.mark.parametrize(("mean", "stuck"), [(2.31, True), (2.19, False)])
+def test_a_noisy_loss_a_little_below_guessing_is_not_stuck(mean, stuck):
+    """Though by chance alone a mean of so few could be there."""
+    losses = [mean + noise for noise in (0.3, -0.3) for _ in range(10)]
+    losses = [loss for pair in zip(losses[:10], losses[10:], strict=True) for loss in pair]
+    assert advice.is_stuck(losses, math.log(10)) is stuck
+
+
 def test_advice_that_fails_is_none(digits, monkeypatch):
     monkeypatch.setattr(advice, "findings", raises)
     assert fit(Guesses(torch.detach), digits, Config(epochs=1), show=False).notes == []

@@ -7,6 +7,7 @@ import io
 import re
 import sys
 from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -741,3 +742,11 @@ def test_a_drawing_is_displayed_with_its_title(shown, draw):
     assert bundle["text/plain"] == "[diagram: A block]"
     assert bundle["text/html"].startswith("<svg")
     assert "<title>A block" in bundle["text/html"]
+
+
+def test_no_two_of_many_networks_share_colour_and_mark(monkeypatch):
+    """A ninth architecture is told from the first."""
+    many = {str(i): SimpleNamespace(photo=f"net{i}") for i in range(40)}
+    monkeypatch.setattr(look.zoo, "architectures", lambda: many)
+    assert len(set(look.marks([f"net{i}" for i in range(40)]).values())) == 40
+    assert look.marks(["mine"]) == {"mine": ("#777777", "h")}

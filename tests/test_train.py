@@ -828,7 +828,6 @@ def test_no_last_batch_of_one_image(digits, n, sizes):
         assert len(history.batch_losses) == len(sizes)
 
 
-@pytest.mark.skipif(not machine.has_bf16("cpu"), reason="this CPU has no bf16 arithmetic")
 def test_depthwise_convolutions_train_in_fp32_beside_bf16():
     """On a CPU, where bf16 has no fast backward code for them. Pointwise ones stay in bf16."""
     net = nn.Sequential(

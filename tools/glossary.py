@@ -16,7 +16,7 @@ BOLD = re.compile(r"\*\*([^*]+)\*\*")
 BULLET = re.compile(r"^(?:[-*]|\d+\.) ")
 HEAD = """# Glossary
 
-Each term with the sentence that explains it, where it first appears in the course.
+Each term with the sentence that explains it, and the notebook where that sentence stands.
 `python -m tools.glossary` writes this page from the notebooks.
 
 | term | what it means | notebook |

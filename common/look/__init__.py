@@ -36,7 +36,7 @@ __all__ = [
 def marks(networks: Iterable[str]) -> dict[str, tuple[str, str]]:
     """(colour, marker) of each network, the same in every chart: an architecture's, or grey."""
     nets = [each.photo for each in zoo.architectures().values()]
-    ours = {net: (COLOURS[i % 8], MARKERS[i % 8]) for i, net in enumerate(nets)}
+    ours = {net: (COLOURS[i % 8], MARKERS[i % 9]) for i, net in enumerate(nets)}
     return {network: ours.get(network, ("#777777", "h")) for network in networks}
 
 
@@ -310,7 +310,10 @@ def right_and_wrong(test: Evaluation, data: ImageSet, most: int = 6) -> torch.Te
 
 
 def worst_mistakes(test: Evaluation, data: ImageSet, title: str, most: int = 16) -> None:
-    """Show the test images that the net got most confidently wrong: truth, then prediction."""
+    """Show the test images that the net got most wrong: truth, then prediction.
+
+    Those of the highest loss: to their true class it gave the least probability.
+    """
     chosen = worst(test, data, most)
     if len(chosen) == 0:
         print(f"{title}: no mistakes on the test images.")
