@@ -438,6 +438,14 @@ def test_running_out_of_memory_is_explained(digits, monkeypatch, where):
         fit(lenet(), digits, config, show=False)
 
 
+def test_too_little_memory_before_the_first_batch_is_explained_and_other_errors_are_not():
+    with pytest.raises(MemoryError, match=r"batch_size=64 on the cpu.*halve the"):  # noqa: SIM117
+        with advice.memory_explained(64, "cpu"):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    with pytest.raises(RuntimeError, match=r"^another$"), advice.memory_explained(64, "cpu"):
+        raise RuntimeError("another")
+
+
 def test_errors_name_the_layer_and_leave_no_hook(batch):
     model = lenet()
     with pytest.raises(ValueError, match=r"'conv1'.*\(64, 3, 28, 28\)"):  # noqa: SIM117

@@ -309,6 +309,26 @@ def test_a_wrong_command_line_is_exit_code_2(capsys, arguments):
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("result", "code", "words"),
+    [
+        (None, 0, ""), (0, 0, ""), (1, 1, ""), (2, 2, ""),
+        (ValueError("no"), 2, "python -m me: no\n"), (OSError("full"), 2, "python -m me: full\n"),
+        (RuntimeError("no"), 1, "python -m me failed: no\n"),
+        (MemoryError("no"), 1, "python -m me failed: no\n"),
+        (KeyboardInterrupt(), 1, "Stopped. The same words again go on.\n"),
+    ],
+)  # fmt: skip
+def test_what_a_command_returns_or_raises_is_its_exit_code(capsys, result, code, words):
+    def run():
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    assert machine.exit_code(run, "me") == code
+    assert capsys.readouterr().err == words
+
+
 def test_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "common", "train", "lenet6", "--dataset", "digits"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=machine.HOME, check=False)

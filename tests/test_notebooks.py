@@ -640,3 +640,19 @@ def test_rule_sees(rule: Rule, change: Callable[[NotebookNode], object]):
     notebook = small()
     change(notebook)
     assert list(rule(notebook, "01_lenet"))
+
+
+@every_notebook
+def test_the_stored_table_of_budgets_is_that_of_its_cell(path, monkeypatch):
+    """A budget that was changed without running the cell again is one that nobody has."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setenv("CNN_PROFILE", "laptop")
+    for cell in notebooks.read(path).cells:
+        if cell.cell_type == "code" and "= machine.choose(" in cell.source:
+            code = ast.parse(cell.source).body
+            last = [i for i, line in enumerate(code) if "machine.choose(" in ast.unparse(line)][-1]
+            exec(compile(ast.Module(code[: last + 1], []), "", "exec"), {"machine": machine})
+            stored = [output.data["text/plain"] for output in cell.outputs if "data" in output]
+            assert repr(shown.pop()) in stored, "run the cell again"
+    assert not shown

@@ -55,6 +55,13 @@ def changed(record: records.Record, **values) -> records.Record:
     return dataclasses.replace(record, **values)
 
 
+def test_validation_accuracy_is_that_of_the_best_epoch(record):
+    rows = [dict(row, val_accuracy=n / 10) for n, row in enumerate(record.history["epochs"], 1)]
+    for best in (1, 2, 3):
+        history = record.history | {"epochs": rows, "best_epoch": best}
+        assert dataclasses.replace(record, history=history).val_accuracy == best / 10
+
+
 def test_a_record_says_what_was_run(run, record, test_of_run):
     assert (record.network, record.label, record.name) == (
         "lenet5",
