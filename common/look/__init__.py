@@ -321,7 +321,7 @@ def worst_mistakes(test: Evaluation, data: ImageSet, title: str, most: int = 16)
     names, labels = data.classes, data.test.labels
     titles = [f"{names[labels[i]]}\nseen as {names[test.predictions[i]]}" for i in chosen]
     alt = f"{title}: " + "; ".join(t.replace("\n", " ") for t in titles) + "."
-    grid(list(data.test.images[chosen]), titles, title, alt, inches=1.05)
+    grid(list(data.test.images[chosen]), titles, title, alt, inches=1.2)
 
 
 # ------------------------------------------------------------------------- how a convolution works
