@@ -387,6 +387,15 @@ def test_images_that_are_not_normalised_are_named(batch):
     assert "normalise them" in note
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "told"),
+    [(0, 1, False), (0.5, 0.3, False), (5, 1, True), (-5, 1, True), (0, 20, True), (0, 0.01, True)],
+)
+def test_images_are_normalised_where_both_mean_and_spread_are(mean, std, told):
+    x = mean + std * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert bool(advice.unnormalised(x)) is told
+
+
 def test_one_answer_for_all_is_named(batch):
     model = lenet(activation=nn.ReLU)
     with torch.no_grad():

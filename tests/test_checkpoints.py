@@ -737,3 +737,15 @@ def test_killed_at_random_moments(tmp_path, words):
     assert weights[0].read_bytes() == weights[1].read_bytes()
     left = [p.name for p in (tmp_path / "killed").rglob("*") if p.suffix in (".tmp", ".lock")]
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (RuntimeError("unexpected pos 64\nin a long story"), "unexpected pos 64"),  # torch's own
+    ],
+)
+def test_the_reason_why_a_file_cannot_be_written_is_one_line(tmp_path, error, reason):
+    said = str(machine.cannot_write(tmp_path / "new/run.pt", error))
+    assert re.search(rf"run\.pt cannot be written \({reason}; [\d,]+ MB free there\)", said)

@@ -46,7 +46,12 @@ def pictures(fig):
 def shown(monkeypatch):
     """What was displayed, in order."""
     bundles = []
-    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: bundles.append(bundle))
+
+    def display(bundle, raw=False):
+        assert raw, "Jupyter would print the dictionary"
+        bundles.append(bundle)
+
+    monkeypatch.setattr("IPython.display.display", display)
     return bundles
 
 
