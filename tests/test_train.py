@@ -814,6 +814,29 @@ def test_non_finite_loss_ends_the_training(digits):
     assert re.search(r"in epoch 1, batch \d+, at a learning rate of 1e\+03; it first appears in 'conv1'", history.notes[-1])  # fmt: skip # noqa: E501
 
 
+class Breaks(nn.Module):
+    """Its logits are no numbers from the `at`-th batch of a training on."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.fc, self.calls, self.at = nn.Linear(64, 10), -1, at  # -1: it is tried once before
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.fc(x.flatten(1)) * (math.nan if self.calls >= self.at else 1)
+
+
+@pytest.mark.parametrize(("at", "seen"), [(6, 16), (16, 16), (17, 32), (38, 40)])
+def test_a_loss_that_is_no_number_is_seen_soon_and_named_by_its_batch(digits, at, seen):
+    """Losses are read every 16 batches, and at the end of an epoch."""
+    net = Breaks(at)
+    config = Config(epochs=2, batch_size=16, train_images=640)
+    run = fit(net, digits, config, show=False)
+    assert run.ended == "not finite"
+    assert f"in epoch 1, batch {at}, " in run.notes[-1]
+    assert seen <= net.calls <= seen + 1  # and once more to find the layer
+
+
 @pytest.mark.parametrize(("n", "sizes"), [(129, [64, 65]), (130, [64, 64, 2]), (1, [1])])
 def test_no_last_batch_of_one_image(digits, n, sizes):
     """Batch normalisation over a vector has nothing to normalise with in a batch of one."""
