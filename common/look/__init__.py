@@ -36,7 +36,8 @@ __all__ = [
 def marks(networks: Iterable[str]) -> dict[str, tuple[str, str]]:
     """(colour, marker) of each network, the same in every chart: an architecture's, or grey."""
     nets = [each.photo for each in zoo.architectures().values()]
-    ours = {net: (COLOURS[i % 8], MARKERS[i % 9]) for i, net in enumerate(nets)}
+    # From the ninth on the marks are moved on by one: no two of 64 nets share both.
+    ours = {net: (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, net in enumerate(nets)}
     return {network: ours.get(network, ("#777777", "h")) for network in networks}
 
 

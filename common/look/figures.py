@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by colour-blind readers (Wong, Nature Methods 8, 441, 2011).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "osD^vPX*<"  # one more than colours: the pairs repeat after 72 nets
+MARKERS = "osD^vPX*"
 DPI = 90
 STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
