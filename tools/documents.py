@@ -59,14 +59,15 @@ def table_row(*cells: object) -> str:
 
 def groups(frame: pd.DataFrame) -> str:
     """Rows of `grouped` as a Markdown table."""
-    heads = ["network", "data set", "source", "image", "training images", "epochs", "parameters"]
-    heads += ["mult-adds", "test accuracy (%)", "s an epoch", "machine"]
+    heads = ["network", "experiment", "data set", "source", "image", "training images", "epochs"]
+    heads += ["parameters", "mult-adds", "test accuracy (%)", "s an epoch", "machine"]
     lines = [table_row(*heads), "|---" * len(heads) + "|"]
     for row in frame.itertuples():
         spread = f" ± {row.spread:.2f} (n = {row.n})" if row.n > 1 else ""
         accuracy = "validation only" if math.isnan(row.accuracy) else f"{row.accuracy:.2f}{spread}"
-        cells = [row.name, row.dataset, row.source, row.image_size, f"{row.train_images:,}"]
-        cells += [f"{row.epochs:g}", f"{row.params:,}", f"{row.mult_adds / 1e6:,.1f} M", accuracy]
+        cells = [row.name, row.experiment, row.dataset, row.source, row.image_size]
+        cells += [f"{row.train_images:,}", f"{row.epochs:g}", f"{row.params:,}"]
+        cells += [f"{row.mult_adds / 1e6:,.1f} M", accuracy]
         lines.append(table_row(*cells, f"{row.seconds:.1f}", f"{row.machine}, {row.precision}"))
     return "\n".join(lines) + "\n"
 
