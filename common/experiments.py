@@ -262,20 +262,20 @@ REPORTS: dict[str, tuple[Plan, ...]] = {
         Plan(network, E_QUARTER, "cifar10", {"small_images": True, "width": 0.25})
         for network in ("resnet18", "plain18", "resnet34", "plain34")
     ),
-    "cifar10-wide": (
-        *(Plan(network, replace(PHOTO, lr=lr), "cifar10", options, label)
-          for network, lr, options, label in (
-              ("alexnet_cifar", 0.1, {}, ""),
-              ("vgg11_cifar_050", 0.1, {"width": 1.0}, "full width"),
-              ("nin_cifar", 0.2, {"norm": True, "dropout": 0.1}, "with BN"),
-              ("googlenet_cifar_025", 0.1, {"width": 1.0}, "full width"),
-              ("resnet18_cifar", 0.1, {}, ""),
-              ("mobilenet_cifar_050", 0.1, {"width": 1.0}, "full width"),
-              ("densenet_cifar", 0.2, {}, ""),
-          )),
-        *(Plan(network, replace(PHOTO, lr=lr, epochs=60), "cifar10", label="60 epochs")
-          for network, lr in (("alexnet_cifar", 0.1), ("resnet18_cifar", 0.1),
-                              ("densenet_cifar", 0.2))),
+    "cifar10-wide": tuple(
+        Plan(network, replace(PHOTO, lr=lr, epochs=epochs), "cifar10", options, label)
+        for network, lr, epochs, options, label in (
+            ("alexnet_cifar", 0.1, 30, {}, ""),
+            ("vgg11_cifar_050", 0.1, 30, {"width": 1.0}, "full width"),
+            ("nin_cifar", 0.2, 30, {"norm": True, "dropout": 0.1}, "with BN"),
+            ("googlenet_cifar_025", 0.1, 30, {"width": 1.0}, "full width"),
+            ("resnet18_cifar", 0.1, 30, {}, ""),
+            ("mobilenet_cifar_050", 0.1, 30, {"width": 1.0}, "full width"),
+            ("densenet_cifar", 0.2, 30, {}, ""),
+            ("alexnet_cifar", 0.1, 60, {}, "60 epochs"),
+            ("resnet18_cifar", 0.1, 60, {}, "60 epochs"),
+            ("densenet_cifar", 0.2, 60, {}, "60 epochs"),
+        )
     ),
 }  # fmt: skip
 COURSES: dict[str, Callable[[], tuple[Plan, ...]]] = {  # made of what the notebooks say

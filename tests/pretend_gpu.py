@@ -58,10 +58,18 @@ def parameter(cls, data=None, requires_grad=True) -> torch.nn.Parameter:
     return mark(result, data is not None and marked(data))
 
 
-new_parameter, torch.nn.Parameter.__new__ = torch.nn.Parameter.__new__, parameter
+new_parameter = torch.nn.Parameter.__new__
 
 
 class PretendedGpu(TorchFunctionMode):
+    def __enter__(self):
+        torch.nn.Parameter.__new__ = parameter
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.nn.Parameter.__new__ = new_parameter
+        return super().__exit__(*error)
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         given = tensors(args[:1] if name in ALONE else [args, kwargs])
@@ -115,6 +123,7 @@ def pytest_configure(config) -> None:
             training.net = graphs.Replayed(model)
 
     original, run.Training.__init__ = run.Training.__init__, init
+    torch.cuda.is_available = lambda: False  # a real one, if there is one, is left alone
     torch.cuda.make_graphed_callables = graphed
     torch.cuda.get_sync_debug_mode = lambda: 0
     torch.cuda.set_sync_debug_mode = lambda mode: None

@@ -648,7 +648,7 @@ def test_the_stored_table_of_budgets_is_that_of_its_cell(path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.setenv("CNN_PROFILE", "laptop")
-    for cell in notebooks.read(path).cells:
+    for cell in load(path).cells:
         if cell.cell_type == "code" and "= machine.choose(" in cell.source:
             code = ast.parse(cell.source).body
             last = [i for i, line in enumerate(code) if "machine.choose(" in ast.unparse(line)][-1]

@@ -351,6 +351,9 @@ def test_unlike_sizes_are_reduced_and_cut_to_the_middle(pets: Path, notes: list[
     assert "the middle is cut out; load(..., size=) takes another size" in note
 
     assert data.load(str(pets), size=20).shape == (3, 20, 20)
+    assert data.load(str(pets), size=np.int64(9)).shape == (3, 9, 9)
+    assert data.load(str(pets)).shape == (3, 64, 64)
+    refused(pets, ValueError, "size=0; expected 1 or more", size=0)
 
 
 def test_the_note_counts_the_sizes_from_two_up(pets: Path, notes: list[str]):
@@ -360,9 +363,6 @@ def test_the_note_counts_the_sizes_from_two_up(pets: Path, notes: list[str]):
     one, two = notes
     assert "The pictures were made 20 x 20 pixels, cut out of the middle." in one
     assert "The pictures have 2 sizes: the shorter side is now 20 pixels" in two
-    assert data.load(str(pets), size=np.int64(9)).shape == (3, 9, 9)
-    assert data.load(str(pets)).shape == (3, 64, 64)
-    refused(pets, ValueError, "size=0; expected 1 or more", size=0)
 
 
 def test_one_size_stays_as_it_is_unless_another_is_asked_for(pets: Path, notes: list[str]):

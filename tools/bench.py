@@ -117,7 +117,7 @@ def our_training(model: nn.Module, data: ImageSet, config: Config) -> Iterator[i
 
 
 def batches_an_epoch(on_cpu: int) -> int:
-    """Of a measured epoch. A GPU needs more: what an epoch does besides its steps takes 15 ms."""
+    """Of a measured epoch. On a GPU few steps are short beside all else that an epoch does."""
     return 40 if machine.device().type == "cuda" else on_cpu
 
 

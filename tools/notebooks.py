@@ -201,6 +201,7 @@ def execute(
         notebook,
         timeout=cell_seconds,
         resources=resources,
+        coalesce_streams=True,  # or what is printed in pieces is stored in pieces
         on_cell_execute=starts,
         on_cell_executed=finished,
         kernel_name="python3",

@@ -227,12 +227,14 @@ def transfer(mirror: str, name: str, md5: str, folder: Path, most: int) -> None:
     try:
         with progress_bar(description=name, unit="B", unit_scale=True) as bar:
             while not futures.wait([outcome], timeout=0.05).done:
+                now, size = time.monotonic(), watch.size()
                 bar.total = watch.total or None
-                bar.update(watch.size() - bar.n)
-                if (seconds := time.monotonic() - since) > SLOW_AFTER_S:
-                    if (speed := (watch.size() - before) / seconds) < SLOWEST_BYTES_PER_S:
+                bar.update(size - bar.n)
+                if now - since > SLOW_AFTER_S:
+                    speed = (size - before) / (now - since)
+                    if speed < SLOWEST_BYTES_PER_S:
                         raise TimeoutError(f"only {speed / 1000:.0f} kB/s")
-                    since, before = time.monotonic(), watch.size()
+                    since, before = now, size
         outcome.result()
     finally:
         watch.given_up = True
