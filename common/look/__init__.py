@@ -263,9 +263,9 @@ def feature_maps(
 
 
 def lay_over(ax: "Axes", image: torch.Tensor, heat: torch.Tensor) -> None:
-    """Draw an image (C, H, W) with heat (H, W), 0 to 1, over it."""
+    """Draw an image (C, H, W) with heat (H, W), 0 to 1, over it: where it is cold, the image."""
     ax.imshow(to_picture(image), cmap="gray")
-    ax.imshow(heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+    ax.imshow(heat, cmap="inferno", alpha=0.65 * heat.numpy(), vmin=0, vmax=1)
 
 
 def show_grad_cam(
