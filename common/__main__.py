@@ -56,7 +56,7 @@ def list_models(json: bool = False) -> int:
         )
     if json:
         print(as_text.dumps(rows, indent=1))
-    else:
+    elif rows:
         for row in rows:
             shape = "x".join(map(str, row["input_shape"]))
             row |= {"input_shape": shape, **{k: f"{row[k]:,}" for k in ("params", "mult_adds")}}
@@ -108,8 +108,7 @@ def train_network(
         return model
 
     with ddp.joined():
-        with ddp.first_alone():  # the others find what it downloads
-            images = data.load(dataset, strict=strict)
+        images = data.load(dataset, strict=strict)  # which one of several downloads
         run, record = perform.train_and_judge(build, images, config, "command line", show=not json)
         if ddp.rank() > 0:
             return 0

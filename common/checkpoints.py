@@ -127,6 +127,7 @@ class Store:
         # for each weight.
         needed = 2 * size + 3 * 8 * sum(p.numel() for p in model.parameters())
         if shutil.disk_usage(self.path.parent).free < needed:
+            self.path.unlink()
             lacking = OSError(errno.ENOSPC, f"its files will take {(size + needed) / 1e6:,.0f} MB")
             raise machine.cannot_write(self.path, lacking)
 
@@ -140,9 +141,9 @@ class Store:
         saved = ddp.from_first(saved)
         if saved is None:
             return None
-        then, now = flat(saved["task"]), flat(self.task)
+        then, now = saved["task"], self.task
         differ = [
-            f"{key} was {then.get(key)}, is {now.get(key)}"
+            f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
             for key in sorted({*then, *now})
             if then.get(key) != now.get(key)
         ]
@@ -160,6 +161,8 @@ class Store:
                 return read_checked(path)
             except FileNotFoundError:
                 continue
+            except (OSError, MemoryError):  # it may be whole, and readable next time
+                raise
             except Exception as error:  # torch.load raises whatever the bytes lead it to
                 aside = put_aside(path)
                 warnings.warn(
@@ -223,8 +226,3 @@ def task_of(run: "Run") -> dict:
         "threads": torch.get_num_threads(),  # another number rounds otherwise
         **asdict(run.config),
     }
-
-
-def flat(task: dict) -> dict:
-    """The same with lists for tuples, as a comparison wants it."""
-    return {key: repr(value).replace("[", "(").replace("]", ")") for key, value in task.items()}

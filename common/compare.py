@@ -112,16 +112,6 @@ def grouped(runs: list[Record]) -> pd.DataFrame:
     return frame.sort_values(["dataset", "validation"], ascending=[True, False], ignore_index=True)
 
 
-def best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Of rows of `grouped`, the one with the best validation accuracy for each value of `by`.
-
-    Chosen by validation images: the test images choose nothing.
-    """
-    judged = frame[frame["accuracy"].notna()]
-    order = judged.sort_values("validation", ascending=False)
-    return order.drop_duplicates(by).reset_index(drop=True)
-
-
 # ------------------------------------------------------------------------------- one fair table
 
 

@@ -38,16 +38,6 @@ def joined() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-@contextmanager
-def first_alone() -> Iterator[None]:
-    """The first process runs the block before the others do."""
-    if rank() > 0:
-        distributed.barrier()
-    yield
-    if running() and rank() == 0:
-        distributed.barrier()
-
-
 def running() -> bool:
     """Whether this process trains together with others."""
     return distributed.is_available() and distributed.is_initialized()

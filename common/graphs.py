@@ -99,7 +99,10 @@ def repeats(model: nn.Module, x: torch.Tensor) -> bool:
     False for a net that has hooks, draws random numbers on the CPU, or counts its own calls. One
     that reads a value of a tensor raises RuntimeError.
     """
-    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()):
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(m, name) for m in model.modules() for name in hooks):
+        return False
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
         return False
     try:
         model = copy.deepcopy(model)  # a trial that the net itself does not notice

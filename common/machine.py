@@ -115,9 +115,11 @@ def choose(**budgets: dict) -> dict:
 
 @functools.cache
 def has_bf16(kind: str) -> bool:
-    """Whether a "cuda" or "cpu" device has bf16 arithmetic in hardware, not emulated."""
+    """Whether a "cuda" or "cpu" device has bf16 arithmetic in hardware, not emulated; others no."""
     if kind == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
+    if kind != "cpu":
+        return False
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
@@ -258,16 +260,10 @@ def cannot_write(path: Path, error: BaseException) -> OSError:
 @functools.cache
 def commit() -> str:
     """The course's git commit, with "+changes" where the checkout differs from it, or "unknown"."""
-    git = [
-        "git",
-        "-C",
-        str(HOME),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--exclude=*",
-        "--dirty=+changes",
-    ]
+    if not (HOME / ".git").exists():  # git would go on to look in the folders around it
+        return "unknown"
+    describe = ["describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
+    git = ["git", "-C", str(HOME), *describe]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -393,8 +389,9 @@ def peak_memory_bytes() -> int | None:
         return torch.cuda.max_memory_allocated()
     if sys.platform == "linux":
         status = Path("/proc/self/status").read_text().splitlines()
-        (peak,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
-        return int(peak) * 1024
+        # A system such as gVisor tells no peak.
+        peaks = [int(line.split()[1]) for line in status if line.startswith("VmHWM")]
+        return peaks[0] * 1024 if peaks else None
     try:
         import resource
     except ImportError:  # Windows

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from common import ddp, machine, records, zoo
+from common import ddp, machine, records
 from common.config import Config
 from common.data import ImageSet, load
-from common.experiments import Plan, is_of, plans
+from common.experiments import is_of, plans
 from common.records import Record
 from common.run import Run
 from common.train import fit
@@ -38,8 +38,7 @@ def train_and_judge(
         records.save(records.of(run, None, experiment, label))
         run.checkpoint.remove()
         return run, None
-    _, record = records.judged(run, experiment, label)
-    records.keep_weights(run, record)
+    _, record = records.judged(run, experiment, label, keep=True)
     return run, record
 
 
@@ -66,10 +65,9 @@ def perform(
             say(f"recorded already: {plan.name}, seed {plan.config.seed}")
         else:
             left.append((plan, data))
-    done, seconds = 0, 0.0
-    for i, (plan, data) in enumerate(left):
-        outlook = forecast([work_of(*pair) for pair in left[i:]], done, seconds)
-        say(f"[{i + 1}/{len(left)}] {plan.name}, seed {plan.config.seed}; {outlook}")
+    for i, (plan, data) in enumerate(left, 1):
+        title = f"{plan.name}, seed {plan.config.seed}"
+        say(f"[{i}/{len(left)}] {title}")
         try:
             run, record = train_and_judge(
                 functools.partial(plan.build, data.shape[0], len(data.classes)),
@@ -80,12 +78,15 @@ def perform(
                 test=plan.test,
             )
         except Exception as error:  # the other runs shall not suffer from it
-            failed.append(f"{plan.name}, seed {plan.config.seed}: {type(error).__name__}: {error}")
+            failed.append(f"{title}: {type(error).__name__}: {error}")
             say(f"failed: {failed[-1]}")
             continue
         if not run.ended:
             raise KeyboardInterrupt
-        done, seconds = done + work_of(plan, data), seconds + run.train_seconds
+        if run.ended == "not finite":
+            failed.append(f"{title}: {run.notes[-1]}")
+            say(f"failed: {failed[-1]}")
+            continue
         what = (
             f"test accuracy {record.test_accuracy:.2%}" if record else "judged by validation alone"
         )
@@ -93,27 +94,3 @@ def perform(
         yield run
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(left)} runs failed:\n" + "\n".join(failed))
-
-
-def forecast(works: list[int], done: int, seconds: float) -> str:
-    """How long runs of so much work will take, when the work `done` took so many seconds."""
-    if not done:
-        return f"{len(works)} left, the time is known after the first"
-    minutes = sum(works) * seconds / done / 60
-    return f"{len(works)} left, about {max(minutes, 1):.0f} min at the speed so far"
-
-
-# What an image takes besides, in mult-adds: for LeNet it is nearly all (58 µs on two cores).
-BESIDES = 4_000_000
-
-
-def work_of(plan: Plan, data: ImageSet) -> int:
-    """About the mult-adds of a whole training, forward passes only, and what they leave out.
-
-    From the count in the variant's row, in proportion to the pixels: good enough for a forecast.
-    """
-    row = zoo.variant(plan.network)
-    pixels = (plan.config.image_size or data.shape[-1]) ** 2
-    mult_adds = row.mult_adds * pixels // (row.input_shape[1] * row.input_shape[2])
-    images = min(plan.config.train_images or len(data.train), len(data.train))
-    return (mult_adds + BESIDES) * images * plan.config.epochs

@@ -19,10 +19,11 @@ SMALLEST = 4  # pixels on the shorter side below which there is nothing to see
 def network(name: str) -> nn.Module:
     """A trained network: one that ships with the course, by name, or a .safetensors file.
 
-    Raises ValueError for an unknown name or a file that is no weights file.
+    Raises ValueError for an unknown name or a file that is no weights file, FileNotFoundError where
+    a .safetensors file is not there.
     """
     path = Path(name)
-    if path.suffix == ".safetensors" or path.exists():
+    if path.suffix == ".safetensors" or path.is_file():
         return weights.from_file(path)
     return weights.trained(name)
 
@@ -92,7 +93,8 @@ def drawn(model: nn.Module, path: Path, top: int = 3) -> "tuple[Figure, str]":
 
     x = prepared(model, path)
     found = likeliest(model, x, top)
-    first = torch.tensor([model.about["classes"].index(found[0][0])])
+    with torch.no_grad():
+        first = look.outputs_of(model, model, x).argmax(1)
     title = f"{model.about['network']} sees {found[0][0]}"
     fig, axes = look.figure(1, 3, (7, 2.4))
     axes[0].imshow(look.to_picture(x[0]), cmap="gray")
@@ -102,8 +104,11 @@ def drawn(model: nn.Module, path: Path, top: int = 3) -> "tuple[Figure, str]":
     for ax in axes[:2]:
         ax.set_axis_off()
     names, shares = zip(*found, strict=True)
-    # In tenths: what lies behind is another on another machine.
-    axes[2].barh(names, [round(100 * share, 1) for share in shares], color=look.COLOURS[0])
+    # By place, for two of ImageNet's classes may have one name; and in tenths: what lies behind is
+    # another on another machine.
+    places = range(len(names))
+    axes[2].barh(places, [round(100 * share, 1) for share in shares], color=look.COLOURS[0])
+    axes[2].set_yticks(places, names)
     axes[2].invert_yaxis()
     axes[2].set(xlim=(0, 100), xlabel="probability (%)")
     fig.suptitle(title)

@@ -134,8 +134,10 @@ def judge(run: Run, experiment: str, label: str = "") -> Evaluation:
     return judged(run, experiment, label)[0]
 
 
-def judged(run: Run, experiment: str, label: str = "") -> tuple[Evaluation, Record]:
-    """What `judge` does, for those who need the record as well."""
+def judged(
+    run: Run, experiment: str, label: str = "", *, keep: bool = False
+) -> tuple[Evaluation, Record]:
+    """What `judge` does, for those who need the record as well, and the weights kept on request."""
     for name, value in (("experiment", experiment), ("label", label)):
         if not isinstance(value, str):
             raise TypeError(f"{name}={value!r}; expected words, such as 'our recipe'.")
@@ -153,6 +155,8 @@ def judged(run: Run, experiment: str, label: str = "") -> tuple[Evaluation, Reco
     batches = Batches(run.data, "test", config.evaluation_batch, size=config.image_size)
     test = evaluate(run.model, batches, run.precision)
     record = of(run, test, experiment, label)
+    if keep:  # before the record, which says that the run need not be repeated
+        keep_weights(run, record)
     save(record)
     if run.checkpoint is not None:
         run.checkpoint.remove()

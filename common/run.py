@@ -25,7 +25,8 @@ WINDOW = 16  # batches after which the losses are read, so that a GPU need not w
 # "epoch" after each. `common.look` enters its curve here.
 watchers: list[Callable[[str, "Training"], None]] = []
 # The last training of each net: what came before has left it with other weights.
-latest: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Run]]" = weakref.WeakKeyDictionary()
+latest: "weakref.WeakKeyDictionary[nn.Module, tuple[weakref.ref[Run], bool]]"
+latest = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Run:
     @property
     def replaced(self) -> bool:
         """Whether its net was trained again since, and no longer has the weights of this run."""
-        return self.model in latest and latest[self.model]() is not self
+        return self.model in latest and latest[self.model][0]() is not self
 
     @property
     def train_seconds(self) -> float:
@@ -135,8 +136,8 @@ class Training:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.run.precision == "fp16")
         self.file = checkpoints.Store(checkpoint, self.run)
-        earlier = latest[model]() if model in latest else None
-        if earlier and earlier.ended and not (self.file.path and self.file.path.exists()):
+        _, trained = latest.get(model, (None, False))
+        if trained and not (self.file.path and self.file.path.exists()):
             model.begun_with = digests.of_weights(model)
             machine.notice(
                 "This net has been trained before and goes on from there, which its record will "
@@ -179,7 +180,7 @@ class Training:
         run.peak_memory_bytes = machine.peak_memory_bytes()
         run.model.load_state_dict(self.best_weights)
         run.model.eval()
-        latest[run.model] = weakref.ref(run)
+        latest[run.model] = weakref.ref(run), bool(run.best_epoch)
         self.net = run.model  # recorded passes end here
         self.bar.close()
         if isinstance(error, NotFinite):
@@ -212,10 +213,11 @@ class Training:
     def check_finite(self, losses: list[torch.Tensor], step: int, x: torch.Tensor) -> None:
         """Raise NotFinite at the first loss, of the last ones, that is no number."""
         first = step + 1 - (step % WINDOW + 1)
-        broken = (~torch.stack(losses[first:]).isfinite()).nonzero()
-        if ddp.total(torch.tensor(float(len(broken)), device=x.device)) == 0:
+        # In the share of any process: all of them stop, and at the same batch.
+        broken = ddp.total((~torch.stack(losses[first:]).isfinite()).float()).nonzero()
+        if not len(broken):
             return
-        at = first + (int(broken[0]) if len(broken) else 0)
+        at = first + int(broken[0])
         run, epoch = self.run, len(self.run.epochs)
         lr = run.config.lr_at(epoch + at / len(self.batches.sizes))
         raise NotFinite(

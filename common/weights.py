@@ -71,7 +71,10 @@ def from_file(path: Path) -> nn.Module:
 
 
 def metadata(path: Path) -> dict:
-    """What a weights file says of itself. Raises ValueError where it is no such file."""
+    """What a weights file says of itself.
+
+    Raises FileNotFoundError where nothing is there, ValueError where it is no such file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, or is no file.")
     try:

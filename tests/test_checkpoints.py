@@ -612,8 +612,25 @@ def test_a_disk_that_would_be_full_later_is_told_before_training(digits, tmp_pat
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     fit(Plain(), digits, Config(epochs=1), checkpoint=tmp_path / "small.pt", show=False)
     monkeypatch.setattr(train, "train_epoch", lambda _: pytest.fail("trained"))
-    with pytest.raises(OSError, match=r"its files will take \d MB; 0 MB free there"):
-        fit(lenet(), digits, CONFIG, checkpoint=tmp_path / "run.pt", show=False)
+    for _ in range(2):  # nor does the second call take the first one's file for a training
+        with pytest.raises(OSError, match=r"its files will take \d MB; 0 MB free there"):
+            fit(lenet(), digits, CONFIG, checkpoint=tmp_path / "run.pt", show=False)
+
+
+def test_a_file_that_cannot_be_read_now_is_no_damaged_one(digits, tmp_path, monkeypatch):
+    file = tmp_path / "run.pt"
+    stop_after(1, monkeypatch, KeyboardInterrupt)
+    fit(lenet(), digits, CONFIG, checkpoint=file, show=False)
+    before = file.read_bytes()
+
+    def no_rights(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoints, "read_checked", no_rights)
+    with pytest.raises(PermissionError, match=r"run\.pt"):
+        fit(lenet(), digits, CONFIG, checkpoint=file, show=False)
+    assert file.read_bytes() == before
+    assert not list(tmp_path.glob("*damaged*"))
 
 
 def test_another_number_of_threads_is_told(digits, monkeypatch):

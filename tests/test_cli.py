@@ -48,6 +48,20 @@ def test_list_for_people(capsys):
     assert "1x28x28" in out
 
 
+def test_a_list_of_nothing_says_why(capsys, monkeypatch, tmp_path):
+    (tmp_path / "01_broken.ipynb").write_text("{")
+    monkeypatch.setattr(zoo, "NOTEBOOKS", tmp_path)
+    zoo.index.cache_clear()
+    try:
+        assert main(["list"]) == 0
+    finally:
+        monkeypatch.undo()
+        zoo.index.cache_clear()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "01_broken.ipynb is left out" in err
+
+
 def test_list_waits_for_no_package_that_it_does_not_need():
     words = [sys.executable, "-X", "importtime", "-m", "common", "list"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=machine.HOME)

@@ -143,6 +143,15 @@ def test_a_net_of_layers_repeats_itself_unless_it_has_hooks(no_gpu_needed):
     assert not graphs.repeats(net, x)
     hook.remove()
     assert graphs.repeats(net, x)
+    hook = net.body[0].register_full_backward_pre_hook(lambda *_: None)
+    assert not graphs.repeats(net, x)
+    hook.remove()
+    weight = net.body[0].weight
+    for listen in (weight.register_hook, weight.register_post_accumulate_grad_hook):
+        hook = listen(lambda _: None)
+        assert not graphs.repeats(net, x)
+        hook.remove()
+        assert graphs.repeats(net, x)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "googlenet", "densenet121"])

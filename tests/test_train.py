@@ -1,8 +1,11 @@
 """Training: settings, the loop, what it keeps, and how a model is judged."""
 
+import gc
 import math
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -655,6 +658,69 @@ def test_a_net_trained_again_says_what_it_began_with(digits, capsys):
     assert (
         records.of(fit(fresh, digits, Config(epochs=1), show=False), None, "new").begun_with == ""
     )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_net_that_was_stopped_goes_on_from_what_it_learned(digits, monkeypatch, capsys, kept):
+    """Whether or not the caller kept the run that was stopped."""
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validate", stop)
+        run = fit(net, digits, Config(epochs=2), show=False)
+    assert run.best_epoch == 0  # no epoch was finished: its weights are those of before
+    fit(net, digits, Config(epochs=1), show=False)
+    assert not hasattr(net, "begun_with")
+    assert "trained before" not in capsys.readouterr().err
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    epochs, once = [], train.train_epoch
+
+    def epoch(training):
+        epochs.append(1)
+        return once(training) if len(epochs) == 1 else stop(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", epoch)
+        run = fit(net, digits, Config(epochs=2), show=False)
+    assert (run.best_epoch, run.ended) == (1, "")
+    run = run if kept else None
+    gc.collect()
+    fit(net, digits, Config(epochs=1, lr=1e-2), show=False)
+    assert len(net.begun_with) == 8
+    assert "trained before" in capsys.readouterr().err
+
+
+def test_a_system_that_tells_no_peak(digits, monkeypatch):
+    read = Path.read_text
+
+    def status(path, *arguments, **options):
+        text = read(path, *arguments, **options)
+        return text.replace("VmHWM", "VmRSS") if path.name == "status" else text
+
+    monkeypatch.setattr(Path, "read_text", status)
+    run = fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits, Config(epochs=1), show=False)
+    assert run.peak_memory_bytes is None
+    assert run.ended == "done"
+
+
+def test_the_commit_is_the_course_s_own(monkeypatch, tmp_path):
+    machine.commit.cache_clear()
+    assert len(machine.commit().removesuffix("+changes")) >= 12
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)  # a student's own repository
+    author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    commit = ["git", "-C", tmp_path, *author, "commit", "--quiet", "--allow-empty", "-m", "one"]
+    subprocess.run(commit, check=True)
+    (tmp_path / "course").mkdir()
+    monkeypatch.setattr(machine, "HOME", tmp_path / "course")
+    machine.commit.cache_clear()
+    try:
+        assert machine.commit() == "unknown"
+    finally:
+        machine.commit.cache_clear()
 
 
 def test_a_net_with_statistics_is_trained_again_too(digits):
