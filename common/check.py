@@ -22,13 +22,13 @@ COLOURS = {"right": "#009E73", "not yet": "#D55E00", "open": "#0072B2"}
 
 
 def state_of(exercise: Exercise, answer: Any) -> tuple[str, str]:
-    """(one of STATES, what to tell the student); torch's settings stay as they were."""
+    """(one of STATES, what to tell the student); settings and random numbers stay as they were."""
     if answer is ... or answer is None:
         return "not tried yet", budget(exercise)
     if not callable(answer):
         return "not yet", f"Give check the function itself: check(..., {exercise.name})."
     number_format = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+    with machine.own_generator(), torch.inference_mode(False), torch.enable_grad():
         try:
             torch.manual_seed(0)
             return verdict(exercise, answer)

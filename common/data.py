@@ -175,8 +175,8 @@ def load(
 
     Any other name is a folder's, below the data folder or as a path; one that begins with a dot is
     a path from the current folder. It holds `name`/<class>/ with pictures, or
-    `name`/{train,test}/<class>/. Pictures of unlike sizes are reduced to `size` x `size` pixels (64
-    by default); `skip_bad` leaves out what cannot be read. A notice says what was done, and
+    `name`/{train,test}/<class>/. Pictures of unlike sizes are made `size` x `size` pixels (64 by
+    default); `skip_bad` leaves out what cannot be read. A notice says what was done, and
     `pictures.read_class_folders` what is refused.
     """
     if not isinstance(name, str | Path) or not str(name) or "\0" in str(name):
@@ -278,15 +278,17 @@ def chosen_indices(indices: Indices | None, n: int) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-# What lies on a GPU: by the tensor on the CPU and the device.
-copies: weakref.WeakValueDictionary[tuple[int, str], torch.Tensor] = weakref.WeakValueDictionary()
+# What lies on a GPU: by the tensor on the CPU, how often it was changed, and the device.
+copies: weakref.WeakValueDictionary[tuple[int, int, str], torch.Tensor]
+copies = weakref.WeakValueDictionary()
 
 
 def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on a device: a whole set moves once, for all that ask while one of them lives."""
     if tensor.device == device:
         return tensor
-    key = (id(tensor), str(device))
+    changes = 0 if tensor.is_inference() else tensor._version
+    key = (id(tensor), changes, str(device))
     copy = copies.get(key)
     if copy is None:
         copy = copies[key] = tensor.to(device)

@@ -438,6 +438,17 @@ def test_batches_are_normalised_as_by_hand():
     np.testing.assert_allclose(found, (by_hand - mean) / std, atol=1e-5)
 
 
+def test_what_was_changed_in_place_moves_to_a_device_again():
+    elsewhere = torch.device("meta")
+    labels = torch.arange(4)
+    there = data.on_device(labels, elsewhere)
+    assert data.on_device(labels, elsewhere) is there
+    labels += 1
+    assert data.on_device(labels, elsewhere) is not there
+    with torch.inference_mode():
+        assert data.on_device(torch.arange(4), elsewhere).device == elsewhere
+
+
 def test_test_images_are_normalised_with_the_training_statistics():
     images = make_set(random_images(10, 1, 4, 4) // 2)  # darker than the two test images
     x, y = next(iter(Batches(images, "test", 2, device="cpu")))

@@ -543,7 +543,10 @@ RIGHT = {
         "batch norm": lambda x: F.batch_norm(x.float(), None, None, training=True),
     },
     "data.split": {"plain Python": split_in_python},
-    "data.flip": {"indexed": lambda x: x[..., torch.arange(x.shape[-1] - 1, -1, -1)]},
+    "data.flip": {
+        "indexed": lambda x: x[..., torch.arange(x.shape[-1] - 1, -1, -1)],
+        "a view of NumPy": lambda x: x.numpy()[..., ::-1],
+    },
     "data.seen_before": {
         "each with each": lambda train, test: [
             i for i, image in enumerate(test) if (train == image).flatten(1).all(1).any()

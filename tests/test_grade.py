@@ -1,8 +1,10 @@
 """The grader: ten honest submissions and ten hostile ones, each of which costs only itself."""
 
+import ast
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import zoo
 from common.exercises import catalogue, find
 from common.exercises.answers.alike import NotYet, must_be_same
 from tools import grade, notebooks
@@ -199,6 +202,54 @@ def test_what_only_a_notebook_has_ends_no_cell():
     assert answers["lenet.output_size"](28, 5) == 24
     assert answers["lenet.convolve"](7, 4) == 3
     assert answers["lenet.train_step"] == "ZeroDivisionError came before its check"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_what_its_notebook_imports_is_there(notebook: str):
+    """An answer may use every name that the cells above it have imported or built nets with."""
+    (path,) = notebooks.paths([notebook])
+    code = [cell.source for cell in notebooks.read(path).cells if cell.cell_type == "code"]
+    above = [cell for cell in code if not grade.ASKED.search(cell)]
+    lines = [line for cell in above for line in ast.parse(cell).body]
+    names = {
+        alias.asname or alias.name.split(".")[0]
+        for line in lines
+        if isinstance(line, (ast.Import, ast.ImportFrom))
+        for alias in line.names
+    }
+    names |= {
+        line.name
+        for cell in above
+        if cell.startswith(zoo.MARK)
+        for line in ast.parse(cell).body
+        if isinstance(line, (ast.ClassDef, ast.FunctionDef))
+    }
+    names -= {"check", "hint", "solution", "progress", "display"}  # which do nothing here
+    exercise = next(name for name in catalogue() if name.split(".")[0] == notebook)
+    cell = f"check('{exercise}', [{', '.join(sorted(names))}])"
+    ((_, answer),) = grade.run_cells([cell])
+    assert isinstance(answer, list), answer
+    assert len(answer) == len(names) > 3
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_a_hint_names_no_module_that_its_notebook_lacks(notebook: str):
+    there = grade.given({notebook})
+    for name, exercise in catalogue().items():
+        said = " ".join(exercise.hints) if name.split(".")[0] == notebook else ""
+        modules = {"F", "math", "nn", "np", "numpy", "pandas", "pd", "torch"}
+        named = modules & set(re.findall(r"\b(\w+)\.\w", said))
+        assert named <= there.keys(), f"{name}: {named - there.keys()}"
+
+
+def test_an_experiment_that_takes_its_time_stays_an_open_question(monkeypatch):
+    monkeypatch.setattr(grade, "CELL_SECONDS", 0.2)
+    name = next(name for name, exercise in catalogue().items() if exercise.rubric)
+    own = find(name).name
+    cell = f"def {own}(*_):\n    return 1\n\n\nwhile True:\n    pass\ncheck('{name}', {own})"
+    ((asked, answer),) = grade.run_cells([cell])
+    assert asked == name
+    assert answer() == 1
 
 
 def test_exercises_of_each_notebook_asked_about_have_rows(tmp_path: Path, monkeypatch):

@@ -232,6 +232,13 @@ def test_a_run_keeps_its_colour_where_others_are_left_out(figures):
         look.compare_curves(runs, "None", only=["c"])
 
 
+def test_a_run_without_an_epoch_has_no_curve(figures):
+    look.compare_curves({"a": history(2, 0.9), "stopped": history(0)}, "One")
+    ((fig, alt),) = figures
+    assert [line.get_label() for line in fig.axes[0].lines] == ["a"]
+    assert alt.endswith("accuracy: a 85.")
+
+
 def test_bars_are_as_long_as_their_values(figures):
     look.bars({"lenet": 40.0, "vgg": 99.25}, "Accuracy", "%", {"vgg": 99.1, "other": 1})
     look.bars({"lenet": 44_426}, "Size", "parameters")

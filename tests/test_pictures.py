@@ -304,6 +304,11 @@ def test_test_pictures_without_training_pictures_are_refused(pets: Path):
     refused(pets, FileNotFoundError, f"{pets}/train is missing", "{train,test}/<class>/")
 
 
+def test_pictures_for_validation_and_testing_do_not_make_two_classes(pets: Path):
+    (pets / "train").rename(pets / "valid")
+    refused(pets, FileNotFoundError, f"{pets}/train is missing", "{train,test}/<class>/")
+
+
 def test_pictures_that_lie_loose(tmp_path: Path):
     write_image(tmp_path / "0.png", flat(0, 0, 0))
     refused(tmp_path, FileNotFoundError, f"{tmp_path} has no class folders", "<class>/")
@@ -566,6 +571,19 @@ def test_all_bad_pictures_are_named_at_once(pets: Path, notes: list[str]):
     (note,) = notes
     assert "Left out, since they cannot be read" in note
     assert all(line in note for line in bad)
+
+
+def test_a_bad_picture_decides_nothing_of_the_others(tmp_path: Path, notes: list[str]):
+    for n in range(4):
+        write_image(tmp_path / f"{'ab'[n % 2]}/{n}.png", np.full((9, 9), n, np.uint8))
+    assert data.load(str(tmp_path)).shape == (1, 9, 9)
+    write_image(tmp_path / "a/bad.png", flat(1, 2, 3, height=40, width=50))
+    raw = (tmp_path / "a/bad.png").read_bytes()
+    (tmp_path / "a/bad.png").write_bytes(raw[:60])  # its header is whole
+    images = data.load(str(tmp_path), skip_bad=True)
+    assert images.shape == (1, 9, 9)
+    assert "sizes" not in notes[-1]
+    assert "a/bad.png" in notes[-1]
 
 
 def test_a_class_of_bad_pictures_only(pets: Path):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -579,6 +580,30 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(FileNotFoundError, match="download failed"):
         data.load("cifar10", root=tmp_path / "a/b", strict=True)
     assert not list(tmp_path.rglob("evil-2"))
+
+
+def test_a_folder_in_place_of_a_file_is_another_archive(tmp_path: Path, monkeypatch):
+    (tmp_path / "f").mkdir()
+    with tarfile.open(tmp_path / "odd.tar.gz", "w:gz") as tar:
+        for name in sources.KNOWN["cifar10"].hashes:
+            tar.add(tmp_path / "f", f"cifar-10-batches-py/{name}")
+
+    def transfer(mirror: str, name: str, md5: str, folder: Path, most: int) -> None:
+        shutil.copy(tmp_path / "odd.tar.gz", folder / name)
+
+    monkeypatch.setattr(mirrors, "transfer", transfer)
+    with pytest.raises(FileNotFoundError, match="holds something else than the files of"):
+        data.load("cifar10", root=tmp_path / "a", strict=True)
+
+
+def test_who_holds_a_lock_may_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def held(lock, timeout: float) -> None:
+        raise filelock.Timeout(lock.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", held)
+    lock = mirrors.locked(tmp_path / "lock", refusal="is busy")
+    with pytest.raises(ValueError, match="Another process is busy"), lock:
+        pass
 
 
 def test_a_data_folder_that_is_a_file(offer: Offer, tmp_path: Path):

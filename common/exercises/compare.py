@@ -163,8 +163,7 @@ The same net, trained with several seeds, gives several accuracies.
 Return two numbers: their mean, and their sample standard deviation, which divides by n - 1.""",
         hints=(
             "Average the squared distances from the mean, but divide by n - 1; then take the root.",
-            "pandas.Series(accuracies).std() divides by n - 1; numpy's std divides by n unless "
-            "told.",
+            "pd.Series(accuracies).std() divides by n - 1; numpy's std divides by n unless told.",
         ),
         cases=lambda: (
             Case(([0.991, 0.989, 0.993, 0.97],)),
@@ -191,7 +190,7 @@ Both are shares, such as 0.9 and 0.003.
 Return the smallest whole number of images.""",
         hints=(
             "The standard error is the root of p (1 - p) / n. Solve for n.",
-            "n is at least p (1 - p) / error²; math.ceil rounds up.",
+            "n is at least p (1 - p) / error²; ceil, from the module math, rounds up.",
         ),
         cases=lambda: (
             Case((0.9, 0.007)),
@@ -229,9 +228,8 @@ Give each image the difference, 1 where only a is right, -1 where only b is, and
 Return two numbers: the mean of these differences, and its standard error, which is their standard \
 deviation (dividing by n) over the root of n.""",
         hints=(
-            "torch.tensor(right_a).double() - torch.tensor(right_b).double() is the row of "
-            "differences.",
-            "Its mean, and its std(correction=0) / n ** 0.5.",
+            "Each difference is 1 where only A is right, -1 where only B is, and else 0.",
+            "Their mean, and their standard deviation, divided by n, over the root of n.",
         ),
         cases=lambda: (
             Case(([True] * 6 + [False] * 4, [True] * 4 + [False] * 4 + [True] * 2)),

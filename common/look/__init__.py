@@ -114,7 +114,7 @@ def compare_curves(
     what: str = "val_accuracy",
     only: Sequence[str] | None = None,
 ) -> None:
-    """One line a run: a column of `Run.frame()` by epoch, accuracies in per cent.
+    """One line a run: "train" or "val" with "_loss" or "_accuracy", by epoch; accuracy in per cent.
 
     Where `only` some are shown, by name, each keeps the colour that it has among all. Raises
     ValueError for a name that is none of theirs.
@@ -125,7 +125,7 @@ def compare_curves(
     fig, ax = figure(size=(7, 3.4))
     ends = []
     for i, (name, each) in enumerate(runs.items()):
-        if only is not None and name not in only:
+        if (only is not None and name not in only) or not each.epochs:
             continue
         values = each.frame()[what] * (100 if percent else 1)
         style = "-" if i < len(COLOURS) else "--"

@@ -9,7 +9,7 @@ from common.advice import evaluating
 
 
 def first_convolution(model: nn.Module) -> nn.Conv2d:
-    """The convolution that sees the image. Raises ValueError in a net without one."""
+    """The first convolution, as the layers were made. Raises ValueError in a net without one."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             return layer

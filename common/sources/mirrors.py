@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 from tqdm.auto import tqdm
@@ -76,7 +76,10 @@ def locked(path: Path, waiting: str = "", refusal: str = "") -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         if refusal:
-            raise ValueError(f"Process {path.read_text().strip()} {refusal}") from None
+            who = "Another process"
+            with contextlib.suppress(OSError):  # it may end at this moment
+                who = f"Process {path.read_text().strip()}"
+            raise ValueError(f"{who} {refusal}") from None
         if waiting:
             machine.notice(waiting)
         lock.acquire()
@@ -128,14 +131,16 @@ def fetch_files(known: Known, names: list[str], folder: Path) -> None:
             fetch(mirrors, archive, md5, folder, 2 * known.largest)
             if archive.endswith(".tar.gz"):
                 with tarfile.open(folder / archive) as tar:
-                    tar.extractall(folder, filter="data")
+                    for name in names:
+                        inside = f"{known.folder}/{name}"
+                        keep(tar.extractfile(inside), folder / inside)
             else:
-                plain = folder / known.folder / unpacked
-                with gzip.open(folder / archive) as packed, open(plain, "wb") as file:
-                    shutil.copyfileobj(packed, file)
+                with gzip.open(folder / archive) as packed:
+                    keep(packed, folder / known.folder / unpacked)
         for name in names:
             verify(folder / known.folder / name, known.hashes[name])
     except (
+        KeyError,
         ValueError,
         FileNotFoundError,
         EOFError,
@@ -146,6 +151,13 @@ def fetch_files(known: Known, names: list[str], folder: Path) -> None:
         raise ConnectionError(
             f"What was downloaded holds something else than the files of {known.title}."
         ) from None
+
+
+def keep(packed: IO[bytes] | None, path: Path) -> None:
+    """Write what is read from an archive; None stands for a folder or link in it."""
+    if packed:
+        with open(path, "wb") as file:
+            shutil.copyfileobj(packed, file)
 
 
 def fetch(mirrors: dict[str, str], name: str, md5: str, folder: Path, most: int) -> None:

@@ -151,11 +151,11 @@ def list_parts(root: Path) -> tuple[dict[str, Listed], list[str], list[str]]:
         else:
             named["test"] = named.pop("val")
             notes.append(f"There is no test/: {own}/ takes its place.")
-    elif len(named) == 1 and "val" not in named:
-        ((part, folders),) = named.items()
+    elif named and named.keys() != {"val"} and not named.keys() >= {"train", "test"}:
+        folders = [folder for folders in named.values() for folder in folders]
         below = [path for folder in folders for path in folder.iterdir()]
         if any(path.is_dir() and not system(path.name) for path in below):
-            other = "test" if part == "train" else "train"
+            other = "test" if "train" in named else "train"
             raise FileNotFoundError(f"{root / other} is missing. {layout}")
     if not named.keys() >= {"train", "test"}:
         named = {}  # pictures of trains, or of tests
@@ -345,6 +345,9 @@ def decode(root: Path, files: list[str], size: int | None) -> Decoded:
             n += 1
         except ValueError as error:
             bad[name] = str(error)
+    if n < len(headers):  # those that are left may be of one size, or all grey
+        images, told = decode(root, [name for name in headers if name not in bad], size)
+        return images, told | {"bad": bad | told["bad"], "others": others}
 
     notes = []
     if sizes - {(width, height)}:

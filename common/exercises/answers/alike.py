@@ -203,10 +203,10 @@ def same_answers(
 
 
 def copied(net: nn.Module) -> nn.Module:
-    """A copy, or the net itself where one of its attributes has none, such as a generator."""
+    """A copy, or the net itself where an attribute has none, such as a generator or an output."""
     try:
         return copy.deepcopy(net)
-    except TypeError:
+    except (TypeError, RuntimeError):
         return net
 
 
@@ -295,7 +295,7 @@ def as_tensor(value: Any) -> torch.Tensor | None:
         with torch._C.DisableTorchFunctionSubclass():  # which a class of one's own may answer
             return torch.Tensor.as_subclass(value, torch.Tensor)
     if isinstance(value, np.ndarray | np.generic):
-        return torch.as_tensor(value)
+        return torch.as_tensor(np.array(value, order="C"))  # a flipped one has strides below 0
     if isinstance(value, tuple | list):
         tensors = [as_tensor(item) for item in value]
         if tensors and all(t is not None and t.shape == tensors[0].shape for t in tensors):
