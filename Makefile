@@ -15,7 +15,7 @@ test: .venv/ready       ## unit tests, and every notebook in the smoke profile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready  ## what needs minutes by its nature: kills, random input, a browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2
+	OMP_NUM_THREADS=1 RANDOM_CASES=1000 $(BIN)/python -m pytest tests -m "slow or random" -n 2
 
 # Without a GPU: what one would refuse, such as a tensor that was left behind on the CPU.
 NEAR_A_GPU := $(addprefix tests/test_,$(addsuffix .py,advice before_training checkpoints graphs look probe train weights))

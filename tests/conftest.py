@@ -1,13 +1,25 @@
 """Fixtures that several test files use."""
 
+import copy
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from common import sources
+
+
+@pytest.fixture(autouse=True, scope="session")
+def digits_read_once() -> Iterator[None]:
+    """scikit-learn unpacks a table each time that it is asked for its digits."""
+    digits = sklearn.datasets.load_digits()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", lambda: copy.deepcopy(digits))
+        yield
 
 
 @pytest.fixture(autouse=True)

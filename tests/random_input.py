@@ -1,21 +1,31 @@
 """Random input for the tests: values as people pass them, and odd ones; what an error may be."""
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-robust = settings(
-    max_examples=1000,
-    deadline=None,
-    database=None,
-    derandomize=True,  # a test that fails fails again
-    suppress_health_check=list(HealthCheck),
-)
+CASES = int(os.environ.get("RANDOM_CASES", "100"))  # `make test-slow` asks for a thousand
+
+
+def robust(test):
+    """A test of `CASES` random inputs, the same each time: one that fails fails again."""
+    checks = list(HealthCheck)
+    how = settings(
+        max_examples=CASES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=checks,
+    )
+    return pytest.mark.random(how(test))
+
 
 small = st.integers(-2, 40)
 odd = st.one_of(

@@ -107,17 +107,25 @@ def test_limits_are_measured(monkeypatch):
     assert bench.matrix_rate("fp32") == n**3 / 0.5
 
 
-def test_unknown_network():
+def test_unknown_network(brief):
     with pytest.raises(ValueError, match=r"Unknown model .lenet.\. Did you mean .lenet5."):
         bench.networks(["lenet"])
 
 
-def test_any_network_of_the_zoo_can_be_measured():
+@pytest.fixture
+def brief(monkeypatch):
+    """Limits that take no second each to measure, and loaders in this process."""
+    monkeypatch.setattr(bench, "matrix_rate", lambda *_: 1e11)
+    monkeypatch.setattr(bench, "bandwidth", lambda *_: 1e10)
+    monkeypatch.setattr(bench.os, "cpu_count", lambda: 0)
+
+
+def test_any_network_of_the_zoo_can_be_measured(brief):
     training, *_ = bench.networks(["lenet5_bn"], seconds=0.01, rounds=1)
     assert (training["image_size"], training["batch_size"]) == (32, 64)
 
 
-def test_the_short_form_has_smaller_batches(monkeypatch):
+def test_the_short_form_has_smaller_batches(monkeypatch, brief):
     asked, networks = {}, bench.networks
     monkeypatch.setattr(bench, "networks", lambda names, **kind: asked.update(kind) or [{}])
     monkeypatch.setattr(bench, "loaders", lambda seconds, rounds: [])

@@ -1138,6 +1138,7 @@ def test_no_verdict_depends_on_a_seed():
         set_seed = torch.manual_seed
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "manual_seed", lambda s, f=set_seed: f(s + 1000))
+            patch.setattr(type(exercise), "recognised", lambda *_: "")  # words decide no state
             answers = [exercise.solution, *(mistake for mistake, _ in exercise.mistakes)]
             states = [state_of(exercise, answer)[0] for answer in answers]
         assert states == ["right", *["not yet"] * len(exercise.mistakes)], name

@@ -133,10 +133,10 @@ def fetch_files(known: Known, names: list[str], folder: Path) -> None:
                 with tarfile.open(folder / archive) as tar:
                     for name in names:
                         inside = f"{known.folder}/{name}"
-                        keep(tar.extractfile(inside), folder / inside)
+                        unpack(tar.extractfile(inside), folder / inside)
             else:
                 with gzip.open(folder / archive) as packed:
-                    keep(packed, folder / known.folder / unpacked)
+                    unpack(packed, folder / known.folder / unpacked)
         for name in names:
             verify(folder / known.folder / name, known.hashes[name])
     except (
@@ -153,7 +153,7 @@ def fetch_files(known: Known, names: list[str], folder: Path) -> None:
         ) from None
 
 
-def keep(packed: IO[bytes] | None, path: Path) -> None:
+def unpack(packed: IO[bytes] | None, path: Path) -> None:
     """Write what is read from an archive; None stands for a folder or link in it."""
     if packed:
         with open(path, "wb") as file:
