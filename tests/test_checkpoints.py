@@ -134,10 +134,13 @@ def test_ctrl_c_returns_the_run_so_far(digits, tmp_path, monkeypatch, capsys):
     assert_same(model, whole)
 
 
+WORDS = ["train", "lenet5_bn", "--dataset", "digits", "--epochs", "6", "--batch-size", "16"]
+WORDS += ["--train-images", "320", "--seed", "3"]
+
+
 def command(folder, *words: str) -> subprocess.Popen:
     """`python -m common train` on the digits, in a process of its own."""
-    line = [sys.executable, "-m", "common", "train", "lenet5_bn", "--dataset", "digits"]
-    line += ["--epochs", "6", "--batch-size", "16", "--train-images", "320", "--seed", "3", *words]
+    line = [sys.executable, "-m", "common", *WORDS, *words]
     return subprocess.Popen(
         line, env=os.environ | {"CNN_RUNS": str(folder)}, cwd=machine.HOME,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -165,30 +168,37 @@ def rows(text: str) -> list[list[str]]:
     return [row[:-2] for row in found]
 
 
-def test_a_killed_process_goes_on(tmp_path):
+def test_a_killed_process_goes_on(tmp_path, monkeypatch, capsys):
     """SIGKILL between two epochs, as a time limit or a closed laptop does it."""
-    killed = command(tmp_path / "killed")
+    epochs = ["--epochs", "20"]  # time enough for the signal, on a busy machine too
+
+    def here(folder) -> str:
+        monkeypatch.setenv("CNN_RUNS", str(folder))
+        assert main([*WORDS, *epochs]) == 0
+        return capsys.readouterr().out
+
+    killed = command(tmp_path / "killed", *epochs)
     until(tmp_path / "killed", 2, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    again = command(tmp_path / "killed").communicate()[0]
-    whole = command(tmp_path / "whole").communicate()[0]
+    again, whole = here(tmp_path / "killed"), here(tmp_path / "whole")
     assert re.search(r"Going on after epoch \d+", again)
     assert not list((tmp_path / "killed/checkpoints").glob("*"))
-    assert len(rows(whole)) == 6
+    assert len(rows(whole)) == 20
     assert rows(again) == rows(whole)
     weights = [next((tmp_path / who / "weights").glob("*")) for who in ("killed", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_second_process_on_the_same_run_is_refused(tmp_path):
+def test_a_second_process_on_the_same_run_is_refused(tmp_path, monkeypatch, capsys):
     first = command(tmp_path, "--epochs", "400")
     until(tmp_path, 1, first)
-    second = command(tmp_path, "--epochs", "400")
-    said = second.communicate()[1]
+    monkeypatch.setenv("CNN_RUNS", str(tmp_path))
+    code = main([*WORDS, "--epochs", "400"])
     first.kill()
     first.wait()
-    assert second.returncode == 2
+    said = capsys.readouterr().err
+    assert code == 2
     assert f"Process {first.pid} is at work on" in said
     assert "Traceback" not in said
 
@@ -436,6 +446,13 @@ def test_a_runs_folder_that_cannot_be_written_is_told_before_training(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("part", ["records", "weights", "checkpoints", "cache"])
+def test_a_file_in_the_place_of_a_folder_of_runs_is_named(runs, part):
+    (runs / part).write_text("x")
+    with pytest.raises(OSError, match=rf"cannot be written \(its {part} is a file, not a folder"):
+        machine.runs_folder()
+
+
 def test_a_checkpoint_cannot_run_code(tmp_path, small):
     run, _ = small
     store = checkpoints.Store(tmp_path / "run.pt", run)
@@ -652,12 +669,13 @@ def test_a_setting_that_holds_itself_and_others_counts():
         def __init__(self, value):
             self.value, self.me = value, self
 
-    def digest_with(value) -> str:
+    def digest_with(setting) -> str:
         net = zoo.build("lenet5")
-        net.setting = Setting(Setting(value))
+        net.setting = setting
         return of_net(net)
 
-    assert digest_with(1) == digest_with(1) != digest_with(2)
+    for held in (lambda a: Setting(Setting(a)), lambda a: [Setting(a)]):
+        assert digest_with(held(1)) == digest_with(held(1)) != digest_with(held(2))
 
 
 def test_another_pytorch_prints_its_layers_otherwise_and_the_digest_stays(monkeypatch):
@@ -691,6 +709,7 @@ def test_what_a_layer_was_told_counts(layers):
 def test_a_function_that_a_net_keeps_counts():
     values = [torch.relu, torch.tanh, [1, 2], [3, 4], {"a": 1}, {"a": 2}]
     values += [functools.partial(torch.relu, a) for a in (1, 2)]
+    values += [functools.partial(torch.relu, a=a) for a in (1, 2)]
     digests = set()
     for value in values:
         net = zoo.build("lenet5")
@@ -716,6 +735,15 @@ def test_a_method_that_forward_calls_counts():
 
     Subtracts.__name__ = "Adds"
     assert of_net(Adds()) != of_net(Subtracts())
+
+
+def test_what_forward_does_counts_where_its_source_is_not_known():
+    def made(function: str) -> torch.nn.Module:
+        names = {"Module": torch.nn.Module}
+        exec(f"class Net(Module):\n    def forward(self, x):\n        return x.{function}()", names)
+        return names["Net"]()
+
+    assert of_net(made("sin")) == of_net(made("sin")) != of_net(made("cos"))
 
 
 # ------------------------------------------------------------------------------------------ slow

@@ -8,12 +8,18 @@ import sys
 import pytest
 import torch
 
-from common import data, machine, perform, records, weights, zoo
+from common import data, machine, perform, records, train, weights, zoo
 from common.__main__ import main
 from common.config import Config
 from tools import notebooks as files
 
 QUICK = ["--dataset", "digits", "--epochs", "1", "--train-images", "128"]
+
+
+@pytest.fixture
+def no_results(monkeypatch, tmp_path):
+    """An empty folder in place of results/, which takes a while to read."""
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
 
 
 def test_list_as_json(capsys):
@@ -123,14 +129,15 @@ def test_weights_are_kept_and_gone_on_from(capsys):
         torch.testing.assert_close(a, b)
 
 
-def test_what_begins_with_other_weights_is_another_run(capsys):
+@pytest.mark.usefixtures("no_results")
+def test_what_begins_with_other_weights_is_another_run():
     words = ["train", "lenet5", *QUICK]
     assert main(words) == 0
     (first,) = (machine.runs_folder() / "weights").glob("*.safetensors")
     assert main([*words, "--weights", str(first)]) == 0
     assert main([*words, "--weights", str(first)]) == 0  # the same run again
     made, _ = records.read_all()
-    made = sorted((run for run in made if run.origin == "yours"), key=lambda run: run.begun_with)
+    made.sort(key=lambda run: run.begun_with)
     assert [run.name for run in made] == ["lenet5", f"lenet5 (from {made[1].begun_with})"]
     assert made[0].digest == made[1].digest
     assert len({records.weights_file(run) for run in made}) == 2
@@ -241,8 +248,28 @@ def test_a_failed_training_is_exit_code_1(capsys, monkeypatch):
     assert capsys.readouterr().err == "python -m common train failed: out of memory\n"
 
 
+def test_ctrl_c_is_exit_code_1_and_the_same_words_go_on(capsys, monkeypatch):
+    whole = train.train_epoch
+
+    def stop(training):
+        if training.run.epochs:
+            raise KeyboardInterrupt
+        return whole(training)
+
+    words = ["train", "lenet5", *QUICK[:2], "--epochs", "2", "--train-images", "64"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", stop)
+        assert main(words) == 1
+    assert capsys.readouterr().err == "Stopped: the same words again go on.\n"
+    assert not (machine.runs_folder() / "records").exists()
+    assert main(words) == 0
+    assert "Going on after epoch 1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_results")
 @pytest.mark.parametrize("words", [[], ["--save"]])
 def test_an_experiment_is_published_where_asked_for_alone(monkeypatch, words):
+    monkeypatch.setenv("CNN_PROFILE", machine.profile())  # which `--profile` sets
     published = []
     monkeypatch.setattr(perform, "perform", lambda *_, **__: iter([None]))
     monkeypatch.setattr(records, "publish", lambda **which: published.append(which) or [])
@@ -261,6 +288,7 @@ def test_half_a_minute_is_a_limit_too_and_none_is_not(tmp_path, capsys):
         assert expected in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_results")
 @pytest.mark.parametrize(
     ("minutes", "seconds"), [("0.33", 20), ("1.01", 61), ("1e-9", 1), ("1440", 86_400)]
 )
@@ -272,6 +300,7 @@ def test_the_limit_of_a_cell_is_in_whole_seconds(tmp_path, monkeypatch, minutes,
     assert type(limits[0]) is int  # nbclient refuses 60.0
 
 
+@pytest.mark.usefixtures("no_results")
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_notebook_that_fails_keeps_no_other_from_running(tmp_path, monkeypatch, capsys, stopped):
     ran = []

@@ -12,82 +12,80 @@ from tools import start
 
 CAT = machine.HOME / "samples/photos/cat.jpg"
 TRAIN = "train lenet5 --dataset digits --epochs 1 --train-images 64"
-WRONG = f"""
-list more
-list --jsn
-LIST
-""
--v
-train
-train ""
-train " lenet5"
-train LENET5
-train ../lenet5
-train lenet5 lenet5
-train lenet5 --dataset ""
-train lenet5 --dataset /nonexistent
-train lenet5 --dataset /etc/passwd
-train lenet5 --dataset digits/../digits
-train lenet5 --dataset digits --weights .
-train lenet5 --dataset digits --weights /dev/null
-train lenet5 --dataset digits --weights README.md
-train vgg11 --dataset digits --epochs 1 --image-size 3
-{TRAIN} --epochs -3
-{TRAIN} --epochs 1.5
-{TRAIN} --epochs 99999999999999999999
-{TRAIN} --lr nan
-{TRAIN} --lr inf
-{TRAIN} --lr 1e400
-{TRAIN} --lr 0
-{TRAIN} --lr one
-{TRAIN} --optimizer sgd --momentum 2
-{TRAIN} --optimizer sgd --momentum nan
-{TRAIN} --weight-decay -1
-{TRAIN} --label-smoothing 1.5
-{TRAIN} --validation 1
-{TRAIN} --validation -0.1
-{TRAIN} --validation nan
-{TRAIN} --augment spin
-{TRAIN} --batch-size 0
-{TRAIN} --batch-size 1 0
-{TRAIN} --batch-size 5 32 1
-{TRAIN} --seed -1
-{TRAIN} --seed 99999999999999999999999
-{TRAIN} --train-images 0
-{TRAIN} --train-images -5
-{TRAIN} --image-size -1
-{TRAIN} --schedule multistep --milestones 0
-{TRAIN} --schedule multistep --milestones 5 1
-{TRAIN} --milestones one
-{TRAIN} --patience 0
-{TRAIN} --precision bf17
-experiment
-experiment ""
-experiment report-z
-experiment report-a --seeds x
-experiment report-a --seeds -1
-experiment report-a --only lenet6
-experiment report-a --profile huge
-run 98
-run ""
-run 01 --cell-minutes soon
-run 01 --cell-minutes nan
-run 01 --cell-minutes 0
-run 01 --out README.md
-predict
-predict lenet5_cifar
-predict lenet5_cifar missing.jpg
-predict lenet5_cifar /dev/null
-predict lenet5_cifar README.md
-predict lenet5 {CAT}
-predict README.md {CAT}
-predict lenet5_cifar {CAT} --top two
-""".strip().splitlines()
+WRONG = [  # a line, its exit code, and what is said
+    ("list more", 2, "Unrecognized options: more"),
+    ("list --jsn", 2, "Perhaps you meant: --json"),
+    ("LIST", 2, "Available subcommands: list, train"),
+    ('""', 2, "Available subcommands: list, train"),
+    ("-v", 2, "Unrecognized options: -v"),
+    ("train", 2, "`python -m common list` shows them all"),
+    ('train ""', 2, "Unknown model ''"),
+    ('train " lenet5"', 2, "Did you mean 'lenet5'?"),
+    ("train LENET5", 2, "Did you mean 'lenet5'?"),
+    ("train ../lenet5", 2, "Did you mean 'lenet5'?"),
+    ("train lenet5 lenet5", 2, "Unrecognized options: lenet5"),
+    ('train lenet5 --dataset ""', 2, "expected a name or a folder's path"),
+    ("train lenet5 --dataset /nonexistent", 2, "Unknown data set '/nonexistent'"),
+    ("train lenet5 --dataset /etc/passwd", 2, "is a file; expected a folder"),
+    ("train lenet5 --dataset digits/../digits", 2, "Did you mean 'digits'?"),
+    ("train lenet5 --dataset digits --weights .", 2, ". is not there, or is no file"),
+    ("train lenet5 --dataset digits --weights /dev/null", 2, "is not there, or is no file"),
+    ("train lenet5 --dataset digits --weights README.md", 2, "README.md is no weights file"),
+    ("train vgg11 --dataset digits --epochs 1 --image-size 3", 2, "use larger images"),
+    (f"{TRAIN} --epochs -3", 2, "epochs=-3; expected 1 to"),
+    (f"{TRAIN} --epochs 1.5", 2, "--epochs: invalid literal for int() with base 10: '1.5'"),
+    (f"{TRAIN} --epochs 99999999999999999999", 2, "epochs=99999999999999999999; expected 1 to"),
+    (f"{TRAIN} --lr nan", 2, "lr=nan; expected a number above 0"),
+    (f"{TRAIN} --lr inf", 2, "lr=inf; expected a number above 0"),
+    (f"{TRAIN} --lr 1e400", 2, "lr=inf; expected a number above 0"),
+    (f"{TRAIN} --lr 0", 2, "lr=0.0; expected a number above 0"),
+    (f"{TRAIN} --lr one", 2, "--lr: could not convert string to float: 'one'"),
+    (f"{TRAIN} --optimizer sgd --momentum 2", 2, "momentum=2.0; expected 0 or more"),
+    (f"{TRAIN} --optimizer sgd --momentum nan", 2, "momentum=nan; expected 0 or more"),
+    (f"{TRAIN} --weight-decay -1", 2, "weight_decay=-1.0; expected 0 or more"),
+    (f"{TRAIN} --label-smoothing 1.5", 2, "label_smoothing=1.5; expected 0 or more"),
+    (f"{TRAIN} --validation 1", 2, "validation=1.0; expected a share"),
+    (f"{TRAIN} --validation -0.1", 2, "validation=-0.1; expected a share"),
+    (f"{TRAIN} --validation nan", 2, "validation=nan; expected a share"),
+    (f"{TRAIN} --augment spin", 2, "Unknown augmentation 'spin'"),
+    (f"{TRAIN} --batch-size 0", 2, "batch_size=0; expected a whole number"),
+    (f"{TRAIN} --batch-size 1 0", 2, "batch_size=((1, 0),); expected a whole number"),
+    (f"{TRAIN} --batch-size 5 32 1", 2, "from ['5', '32', '1']"),
+    (f"{TRAIN} --seed -1", 2, "seed=-1; expected 0 to"),
+    (f"{TRAIN} --seed 99999999999999999999999", 2, "seed=99999999999999999999999; expected 0 to"),
+    (f"{TRAIN} --train-images 0", 2, "train_images=0; expected 1 or more"),
+    (f"{TRAIN} --train-images -5", 2, "train_images=-5; expected 1 or more"),
+    (f"{TRAIN} --image-size -1", 2, "image_size=-1; expected 1 to"),
+    (f"{TRAIN} --schedule multistep --milestones 0", 2, "milestones=(0,); expected epochs"),
+    (f"{TRAIN} --schedule multistep --milestones 5 1", 2, "milestones=(5, 1); expected epochs"),
+    (f"{TRAIN} --milestones one", 2, "--milestones: Could not find valid parse"),
+    (f"{TRAIN} --patience 0", 2, "patience=0; expected 1 or more"),
+    (f"{TRAIN} --precision bf17", 2, "Did you mean 'bf16'?"),
+    ("experiment", 2, "an experiment, or `list`"),
+    ('experiment ""', 2, "Unknown experiment ''"),
+    ("experiment report-z", 2, "Unknown experiment 'report-z'"),
+    ("experiment report-a --seeds x", 2, "--seeds: Could not find valid parse"),
+    ("experiment report-a --seeds -1", 2, "seed=-1; expected 0 to"),
+    ("experiment report-a --only lenet6", 2, "Unknown network in report-a 'lenet6'"),
+    ("experiment report-a --profile huge", 2, "'huge'; expected one of smoke, laptop, full"),
+    ("run 98", 2, "Unknown notebook '98'"),
+    ('run ""', 2, "Unknown notebook ''"),
+    ("run 01 --cell-minutes soon", 2, "--cell-minutes: could not convert"),
+    ("run 01 --cell-minutes nan", 2, "--cell-minutes nan; expected a number above 0"),
+    ("run 01 --cell-minutes 0", 2, "--cell-minutes 0; expected a number above 0"),
+    ("run 01 --out README.md", 2, "File exists: 'README.md'"),
+    ("predict", 2, "a network with trained weights"),
+    ("predict lenet5_cifar", 2, "No picture is named"),
+    ("predict lenet5_cifar missing.jpg", 1, "missing.jpg: it is no file"),
+    ("predict lenet5_cifar /dev/null", 1, "/dev/null: it is no file"),
+    ("predict lenet5_cifar README.md", 1, "README.md: Pillow finds no image in it"),
+    (f"predict lenet5 {CAT}", 2, "Did you mean 'lenet5_cifar'?"),
+    (f"predict README.md {CAT}", 2, "README.md is no weights file"),
+    (f"predict lenet5_cifar {CAT} --top two", 2, "--top: invalid literal"),
+]
 GOOD = f"""
 list --json
 experiment list
-predict lenet5_cifar {CAT} --top 0
-predict lenet5_cifar {CAT} --top 99999
 predict lenet5_cifar {CAT} {CAT}
 {TRAIN} --lr 1e-3
 {TRAIN} --train-images 99999
@@ -135,13 +133,13 @@ def run(line: str, capsys: pytest.CaptureFixture) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("line", WRONG)
-def test_what_is_wrong_is_said(line, capsys, monkeypatch):
+@pytest.mark.parametrize(("line", "expected", "words"), WRONG)
+def test_what_is_wrong_is_said(line, expected, words, capsys, monkeypatch):
     monkeypatch.chdir(machine.HOME)
     code, out, err = run(line, capsys)
-    assert code in (1, 2)
-    assert "Traceback" not in out + err
-    assert len((out + err).strip()) > 20
+    assert (code, out) == (expected, "")
+    assert "Traceback" not in err
+    assert words in " ".join(err.replace("│", " ").split())
     assert not list((machine.runs_folder() / "records").glob("*"))  # nothing counts as a run
 
 
@@ -163,6 +161,13 @@ def test_what_is_right_is_done(line, capsys):
     code, out, err = run(line, capsys)
     assert code == 0, err
     assert out.strip()
+
+
+@pytest.mark.parametrize(("top", "named"), [(0, 1), (3, 3), (99_999, 10)])
+def test_one_class_at_least_and_all_at_most_are_named(top, named, capsys):
+    code, out, _ = run(f"predict lenet5_cifar {CAT} --top {top}", capsys)
+    assert code == 0
+    assert out.count("%") == named
 
 
 def test_there_are_sixty():

@@ -24,6 +24,11 @@ def like(record: Record, seed: int = 0, **values) -> Record:
     return dataclasses.replace(record, config=record.config | {"seed": seed}, **values)
 
 
+def with_validation(record: Record, value: float, **values) -> Record:
+    rows = [dict(row, val_accuracy=value) for row in record.history["epochs"]]
+    return like(record, history=record.history | {"epochs": rows}, **values)
+
+
 def test_runs_that_differ_in_their_seed_are_one_row(record):
     runs = [like(record, seed, test_accuracy=a) for seed, a in ((0, 0.90), (1, 0.94), (2, 0.92))]
     (row,) = compare.grouped(runs).itertuples()
@@ -36,7 +41,7 @@ def test_runs_that_differ_in_their_seed_are_one_row(record):
     [
         {"digest": "00000000"}, {"options": {"dropout": 0.9}}, {"label": "x"}, {"origin": "yours"},
         {"device": "a GPU"}, {"precision": "bf16"}, {"source": "a copy"}, {"train_images": 5},
-        {"profile": "full"}, {"experiment": "another"},
+        {"profile": "full"}, {"experiment": "another"}, {"begun_with": "1a2b3c4d"},
     ],
     ids=lambda o: next(iter(o)),
 )  # fmt: skip
@@ -52,14 +57,9 @@ def test_settings_keep_runs_apart(record):
 
 def test_rows_are_in_the_order_of_validation(record):
     """A run that is luckier on the test images does not come first by that."""
-
-    def with_validation(value: float, **values) -> Record:
-        rows = [dict(row, val_accuracy=value) for row in record.history["epochs"]]
-        return like(record, history=record.history | {"epochs": rows}, **values)
-
-    lucky = with_validation(0.80, test_accuracy=0.99, label="lucky")
-    sound = with_validation(0.90, test_accuracy=0.95, label="sound")
-    unjudged = with_validation(0.99, test_accuracy=None, label="unjudged")
+    lucky = with_validation(record, 0.80, test_accuracy=0.99, label="lucky")
+    sound = with_validation(record, 0.90, test_accuracy=0.95, label="sound")
+    unjudged = with_validation(record, 0.99, test_accuracy=None, label="unjudged")
     frame = compare.grouped([lucky, sound, unjudged])
     assert frame["label"].tolist() == ["unjudged", "sound", "lucky"]
 
@@ -119,12 +119,13 @@ def test_the_error_is_that_of_the_images_judged_and_seconds_are_of_the_median_ep
     assert frame.seconds["whole"] == 3
 
 
-def test_the_peak_is_in_megabytes_and_the_settings_compare_whatever_their_order(record):
-    runs = [like(record, peak_memory_bytes=3_000_000), like(record, 1, peak_memory_bytes=None)]
+def test_the_peak_is_the_least_and_the_settings_compare_whatever_their_order(record):
+    peaks = (5_000_000, 3_000_000, None)
+    runs = [like(record, seed, peak_memory_bytes=peak) for seed, peak in enumerate(peaks)]
     runs[1].config = dict(reversed(runs[1].config.items()))
     (row,) = compare.grouped(runs).itertuples()
-    assert row.peak_MB == 3
-    assert row.n == 2
+    assert row.peak_MB == 3  # 3,000,000 bytes
+    assert row.n == 3
 
 
 def test_a_run_on_few_images_has_a_larger_error(record):
@@ -193,6 +194,13 @@ def test_the_hardest_images(record):
     assert hard.attrs["tied"] == 1
 
 
+def test_of_each_network_the_run_with_the_best_validation_tells_the_hardest_images(record):
+    good = with_validation(record, 0.9, network="a", errors={"1": 3})
+    poor = with_validation(record, 0.8, network="a", errors={"2": 5, "4": 0})
+    for runs in ([good, poor], [poor, good]):
+        assert compare.hardest(runs)["image"].tolist() == [1]
+
+
 def test_of_equally_hard_images_not_the_first_ones_are_shown(record):
     """The test images lie class by class in some copies: the first twelve are all airplanes."""
     run = like(record, errors={str(i): 3 for i in range(1000)})
@@ -248,6 +256,17 @@ def test_another_seed_of_the_report_s_settings_counts(record):
     assert not math.isnan(
         compare.beside_reports([exact]).set_index("network").loc["lenet5", "reproduced"]
     )
+
+
+def test_of_several_runs_the_best_in_validation_stands_beside_a_report(record):
+    """Though another is luckier on the test images."""
+    exact = of_plan(record, experiments.table_of("report-d")[0], experiment="report-d")
+    lucky = with_validation(exact, 0.90, seed=1, test_accuracy=0.98)
+    sound = with_validation(exact, 0.95, seed=2, test_accuracy=0.96)
+    for runs in ([lucky, sound], [sound, lucky]):
+        beside = compare.beside_reports(runs).set_index(["report", "network"])
+        found = beside.loc[("D", "lenet5"), ["reproduced", "ours"]]
+        assert found.tolist() == pytest.approx([96, 96])
 
 
 def test_beside_a_report_stands_its_own_variant_on_all_images(record):
@@ -312,10 +331,24 @@ def test_report_e_s_classes(record):
     assert table.iloc[1]["airplane"] == 75
     means = {name: sum(values) / 10 for name, values in compare.reports()["class_accuracy"].items()}
     assert means == pytest.approx({"resnet18_cifar": 91.7, "densenet_cifar": 92.5})
+    poor = with_validation(run, 0.8)
+    good = with_validation(run, 0.9, class_accuracy={"cat": 0.6})
+    for runs in ([poor, good], [good, poor]):
+        assert compare.classes_beside_report_e(runs).iloc[1]["cat"] == 60
+
+
+ACCURACIES = {  # as the reports print them, in the order of their tables
+    "A": [97.48, 99.22, 99.23, 99.14, 99.37, 98.81, 99.07],
+    "C": [75.56, 80.30, 82.95, 86.01, 88.63, 89.49],
+    "D": [97.44, 99.13, 99.30, 98.36, 98.80, 97.5],  # the last is ResNet-18 without upsampling
+    "E": [90, 92],
+}
 
 
 def test_the_stated_figures_are_the_reports():
     stated = compare.reports()["stated"]
+    found = {report: [r.accuracy for r in stated if r.report == report] for report in ACCURACIES}
+    assert found == ACCURACIES
     assert len(stated) == 21
     assert sum(r.seconds for r in stated if r.report == "A") == pytest.approx(1597, abs=1)
     assert sum(r.seconds or 0 for r in stated if r.report == "D") == pytest.approx(3122, abs=1)

@@ -1,6 +1,5 @@
 """The experiments: the tables follow the reports, and a table is performed once, whatever fails."""
 
-import dataclasses
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import compare, data, experiments, machine, probe, records, run, zoo
+from common import compare, data, experiments, machine, probe, records, run, train, zoo
 from common.__main__ import main
 from common.config import Config
 from common.experiments import plans, table_of
@@ -186,6 +185,30 @@ def test_performs_records_and_skips():
     assert sum(line.startswith("recorded already") for line in said) == 4
 
 
+@pytest.fixture
+def two_rates(monkeypatch):
+    """An experiment of two short runs on the digits, of two epochs in the laptop profile."""
+    config = Config(epochs=2, train_images=64, image_size=28)
+    table = tuple(
+        experiments.Plan("lenet5", replace(config, lr=lr), "digits", label=f"lr {lr:g}")
+        for lr in (0.1, 0.01)
+    )
+    monkeypatch.setitem(experiments.REPORTS, "two-rates", table)
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_a_run_on_other_images_of_this_name_does_not_count():
+    """On a sample, where the whole set is at hand now."""
+    assert len(list(perform("two-rates"))) == 2
+    path, _ = sorted((machine.runs_folder() / "records").glob("*.json"))
+    record = records.read(path)
+    path.unlink()
+    records.save(replace(record, source="a sample"))
+    (run,) = perform("two-rates")
+    assert run.config.lr == record.config["lr"]
+    assert len(kept()) == 3
+
+
 def test_what_makes_a_run_another_one():
     performed(seeds=[1])
     record = next(r for r in kept() if not r.label)
@@ -200,7 +223,8 @@ def test_what_makes_a_run_another_one():
         replace(plan, label="at night"),
     ):
         assert not experiments.is_of(record, changed, "report-d", "smoke")
-    assert not experiments.is_of(dataclasses.replace(record, digest="x"), plan, "report-d", "smoke")
+    for other in (replace(record, digest="x"), replace(record, begun_with="1a2b3c4d")):
+        assert not experiments.is_of(other, plan, "report-d", "smoke")
 
 
 def test_a_run_without_test_images_says_nothing_of_them():
@@ -254,6 +278,26 @@ def test_a_run_stopped_before_it_is_judged_goes_on_there(monkeypatch, capsys):
     performed()
     assert "Going on after epoch 1" in capsys.readouterr().out
     assert not list(folder.glob("*"))
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_ctrl_c_ends_all_runs_and_the_next_call_goes_on(monkeypatch, capsys):
+    monkeypatch.setenv("CNN_PROFILE", "laptop")
+    whole, said = train.train_epoch, []
+
+    def stop(training):
+        if training.run.epochs:
+            raise KeyboardInterrupt
+        return whole(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            list(perform("two-rates", say=said.append))
+    assert said == ["[1/2] lenet5 (lr 0.1), seed 0"]
+    assert not kept()
+    assert len(list(perform("two-rates", say=said.append))) == 2
+    assert capsys.readouterr().out.count("Going on after epoch 1") == 1
 
 
 def test_a_seed_gives_the_same_result_whatever_ran_before():
@@ -317,5 +361,6 @@ def test_the_list(capsys):
 def test_seeds_and_profiles():
     found = plans("report-c", "laptop", [0, 1])
     assert len(found) == 2 * len(table_of("report-c"))
+    assert len(plans("report-d", "smoke", [1, 1])) == len(table_of("report-d"))
     assert {plan.config.train_images for plan in found} == {4_000}
     assert plans("report-c", "full")[3].config.augment == ("flip",)

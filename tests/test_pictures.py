@@ -573,6 +573,12 @@ def test_all_bad_pictures_are_named_at_once(pets: Path, notes: list[str]):
     assert all(line in note for line in bad)
 
 
+@pytest.mark.parametrize(("n", "rest"), [(50, []), (51, ["  … and 1 more"])])
+def test_of_many_bad_pictures_fifty_are_named(n: int, rest: list[str]):
+    lines = pictures.reasons({f"{i}.png": "it is empty" for i in range(n)}).splitlines()
+    assert lines == [f"  {i}.png: it is empty" for i in range(50)] + rest
+
+
 def test_a_bad_picture_decides_nothing_of_the_others(tmp_path: Path, notes: list[str]):
     for n in range(4):
         write_image(tmp_path / f"{'ab'[n % 2]}/{n}.png", np.full((9, 9), n, np.uint8))

@@ -346,7 +346,7 @@ def a_comparison(draw, title: str) -> None:
 
 def a_bar_chart(draw, title: str) -> None:
     values = draw(st.dictionaries(names, numbers, min_size=1, max_size=8))
-    look.bars(values, title, "unit", draw(st.none() | st.dictionaries(names, numbers, max_size=3)))
+    look.bars(values, title, "unit")
 
 
 def a_confusion(draw, title: str) -> None:

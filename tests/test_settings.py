@@ -11,7 +11,7 @@ from torch import nn
 from common import zoo
 from common.config import Config
 from common.experiments import plans
-from common.machine import PROFILES
+from common.machine import PROFILES, choose
 from tools import notebooks
 
 
@@ -61,6 +61,12 @@ def test_the_reports_settings_are_those_of_their_experiments(profile):
     ]
     assert not any(plan.options for plan in expected)
     assert trained_with("01", "train-reports", profile) == [plan.config for plan in expected]
+
+
+@pytest.mark.parametrize("names", [PROFILES[:1], PROFILES[1:], (*PROFILES, "night")])
+def test_settings_are_given_for_all_three_profiles_and_no_other(names):
+    with pytest.raises(ValueError, match="needs the profiles"):
+        choose(**{name: {"epochs": 1} for name in names})
 
 
 PHOTOS = [key for key in zoo.architectures() if "photos-net" in sources_of(key)]

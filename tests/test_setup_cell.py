@@ -43,11 +43,12 @@ with open(pathlib.Path(__file__).with_name("asked.txt"), "a") as log:
     print(*sys.argv[1:], file=log)
 sys.exit({code})
 """
+SMALL = ("torchinfo", "safetensors", "pooch")
 REPORT = "\nimport json\nprint(json.dumps([sys.path[0], common.setup.__file__]))"
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 
-def stubs(folder: Path, gpu: bool = False, torchinfo: bool = True, pip_fails: bool = False) -> Path:
+def stubs(folder: Path, gpu: bool = False, missing: str = "", pip_fails: bool = False) -> Path:
     """A folder of stand-ins for installed packages; its pip writes down what it is asked."""
     folder.mkdir(parents=True)
     (folder / "torch").mkdir()
@@ -55,8 +56,9 @@ def stubs(folder: Path, gpu: bool = False, torchinfo: bool = True, pip_fails: bo
     (folder / "torch/overrides.py").write_text("class TorchFunctionMode: pass")
     (folder / "pandas.py").write_text("")
     (folder / "pip.py").write_text(PIP.format(code=int(pip_fails)))
-    for name in ("safetensors", "pooch", *(["torchinfo"] * torchinfo)):
-        (folder / f"{name}.py").write_text("")
+    for name in SMALL:
+        if name != missing:
+            (folder / f"{name}.py").write_text("")
     return folder
 
 
@@ -218,20 +220,21 @@ def test_without_git_the_address_is_named(tmp_path, empty, bare):
 # ------------------------------------------------------------------------------ what it installs
 
 
-def test_installs_nothing_where_torchinfo_is_there(tmp_path):
+def test_installs_nothing_where_all_is_there(tmp_path):
     here = stubs(tmp_path / "stubs")
     said_by_course(start(machine.HOME, here), machine.HOME)
     assert not (here / "asked.txt").exists()
 
 
-def test_installs_torchinfo_alone_where_it_is_missing(tmp_path):
-    here = stubs(tmp_path / "stubs", torchinfo=False)
+@pytest.mark.parametrize("name", SMALL)
+def test_installs_alone_what_is_missing(name, tmp_path):
+    here = stubs(tmp_path / "stubs", missing=name)
     said_by_course(start(machine.HOME, here), machine.HOME)
-    assert (here / "asked.txt").read_text() == "install --quiet --no-deps torchinfo\n"
+    assert (here / "asked.txt").read_text() == f"install --quiet --no-deps {name}\n"
 
 
 def test_says_what_to_do_where_torchinfo_cannot_be_installed(tmp_path):
-    done = start(machine.HOME, stubs(tmp_path / "stubs", torchinfo=False, pip_fails=True))
+    done = start(machine.HOME, stubs(tmp_path / "stubs", missing="torchinfo", pip_fails=True))
     assert done.returncode != 0
     message = done.stderr.splitlines()[-1]
     assert "torchinfo" in message
@@ -302,3 +305,10 @@ def test_runs_are_written_where_it_is_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.os, "access", lambda path, mode: path != machine.HOME)
     assert machine.runs_folder() == tmp_path / "runs"
     assert (tmp_path / "runs").is_dir()
+
+
+def test_a_folder_may_be_named_from_one_s_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # on Windows
+    monkeypatch.setenv("CNN_RUNS", "~/x")
+    assert machine.folder("CNN_RUNS", "runs") == tmp_path / "x"

@@ -255,11 +255,23 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         running.shutdown()
 
 
+LIMITS = dict.fromkeys(("silent", "stalls"), "TIMEOUT_S")
+LIMITS |= dict.fromkeys(("header", "crawls", "tires"), "SLOW_AFTER_S")
+
+
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent server is given up after 0.2 s, a slow one after 0.4 s."""
-    monkeypatch.setattr(mirrors, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(mirrors, "SLOW_AFTER_S", 0.4)
+    """A mirror that behaves like one of `LIMITS` is given up by that limit, after 0.4 s."""
+    transfer = mirrors.transfer
+
+    def hurried(mirror: str, *rest) -> None:
+        limit = LIMITS.get(mirror.split("/")[-2])
+        with monkeypatch.context() as patch:
+            if limit:
+                patch.setattr(mirrors, limit, 0.4)
+            transfer(mirror, *rest)
+
+    monkeypatch.setattr(mirrors, "transfer", hurried)
 
 
 Offer = Callable[..., None]
@@ -360,7 +372,7 @@ BAD = {  # what is said of a mirror that behaves like this
     "chunks": "failed: Response ended prematurely",
     "page": "sent something else",
     "garbage": "failed: ",
-    "circle": "",  # thirty requests: may be slow on a busy machine
+    "circle": "sent something else: Exceeded 30 redirects",
     "endless": "sent something else: more than ",
     "403": "answered 403",
     "404": "answered 404",
@@ -396,8 +408,11 @@ def test_the_second_mirror_makes_up_for_the_first(
     assert same_as(images, mnist_files)
     good = [name for behaviour, name in server.asked if behaviour == "good"]
     assert good == [f"{name}.gz" for name in sources.IDX]
-    if bad not in ("404", "refused", "circle"):  # asked once, then passed over
-        assert sum(behaviour == bad for behaviour, _ in server.asked) == 1
+    asked = [name for behaviour, name in server.asked if behaviour == bad]
+    if bad == "404":  # it may have the other files
+        assert asked == good
+    elif bad not in ("refused", "circle"):  # asked once, then passed over
+        assert len(asked) == 1
 
 
 def failure(root: Path) -> str:
@@ -429,11 +444,6 @@ def test_without_a_good_mirror_nothing_is_left_behind(
 
     offer("good")
     assert same_as(data.load("mnist", root=tmp_path / "new", strict=True), mnist_files)
-
-
-def test_a_circle_of_redirects(offer: Offer, tmp_path: Path):
-    offer("circle")
-    assert "/circle/ sent something else: Exceeded 30 redirects" in failure(tmp_path / "new")
 
 
 def test_a_later_file_that_fails_undoes_the_earlier_ones(
@@ -549,6 +559,18 @@ def test_who_waits_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert not list(tmp_path.iterdir())
 
 
+def test_on_a_drive_without_locks_each_process_is_on_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def none(*_, **__) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
+    with mirrors.locked(tmp_path / "lock"), mirrors.locked(tmp_path / "lock", refusal="is busy"):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_archive_of_several_files_is_unpacked(
     server: Server, cifar_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -616,15 +638,18 @@ def test_a_data_folder_that_is_a_file(offer: Offer, tmp_path: Path):
         assert "network" not in str(caught.value)
 
 
-def test_a_full_disk_is_named(offer: Offer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named(
+    offer: Offer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
     offer("good", "good")
 
     def full(*_) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(shutil, "move", full)  # pooch's last step
     message = failure(tmp_path / "new")
-    assert "No space left on device" in message
+    assert os.strerror(number) in message
     assert "The disk is full (" in message
     assert "network" not in message
 

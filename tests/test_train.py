@@ -592,6 +592,23 @@ def test_precision_by_device(monkeypatch):
         machine.precision("fp8", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
+)
+def test_gpus_have_bf16_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert machine.has_bf16.__wrapped__("cuda") == expected
+
+
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16", "sve_bf16"])
+def test_a_cpu_has_bf16_by_any_of_its_names(monkeypatch, name):
+    for found in (True, False):
+        told = {name: found, "avx512_fp16": True, "cpu_name": "a CPU"}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda told=told: told, raising=False)
+        assert machine.has_bf16.__wrapped__("cpu") == found
+        assert not machine.has_bf16.__wrapped__("mps")
+
+
 @pytest.mark.real_device
 def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
     def too_old(*_, **__):
@@ -642,6 +659,15 @@ def test_on_a_mac_s_gpu_nothing_is_computed_in_formats_that_it_lacks(monkeypatch
     assert machine.memory_format(net) is torch.contiguous_format
     monkeypatch.delenv("CNN_PROFILE", raising=False)
     assert machine.profile() == "laptop"
+
+
+def test_a_mac_s_gpu_is_named_and_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(machine, "device", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    machine.synchronize()
+    assert waited == ["mps"]
+    assert machine.gpu_name() == "Apple GPU (MPS)"
 
 
 def test_a_net_trained_again_says_what_it_began_with(digits, capsys):
@@ -708,19 +734,26 @@ def test_a_system_that_tells_no_peak(digits, monkeypatch):
 
 
 def test_the_commit_is_the_course_s_own(monkeypatch, tmp_path):
-    machine.commit.cache_clear()
-    assert len(machine.commit().removesuffix("+changes")) >= 12
+    assert len(machine.commit.__wrapped__().removesuffix("+changes")) >= 12
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)  # a student's own repository
     author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
     commit = ["git", "-C", tmp_path, *author, "commit", "--quiet", "--allow-empty", "-m", "one"]
     subprocess.run(commit, check=True)
     (tmp_path / "course").mkdir()
     monkeypatch.setattr(machine, "HOME", tmp_path / "course")
-    machine.commit.cache_clear()
-    try:
-        assert machine.commit() == "unknown"
-    finally:
-        machine.commit.cache_clear()
+    assert machine.commit.__wrapped__() == "unknown"
+
+
+def test_a_changed_checkout_is_told_in_the_commit(monkeypatch, tmp_path):
+    git = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    (tmp_path / "file").write_text("as committed")
+    for words in (["init"], ["add", "."], ["commit", "-m", "one"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    monkeypatch.setattr(machine, "HOME", tmp_path)
+    commit = machine.commit.__wrapped__()
+    assert re.fullmatch(r"[0-9a-f]{12}", commit)
+    (tmp_path / "file").write_text("changed")
+    assert machine.commit.__wrapped__() == f"{commit}+changes"
 
 
 def test_a_net_with_statistics_is_trained_again_too(digits):

@@ -49,7 +49,7 @@ def test_what_ships_is_small_and_summed():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_net_is_as_accurate_as_recorded(name, monkeypatch, tmp_path):
-    """On the sample of test images that ships as well, and to the image."""
+    """On the 1,000 test images that ship as well, one of which another CPU may judge otherwise."""
     monkeypatch.setenv("CNN_DATA", str(tmp_path))
     monkeypatch.setattr("common.sources.download", lambda *_: (_ for _ in ()).throw(OSError("no")))
     model = weights.trained(name)
@@ -59,7 +59,7 @@ def test_a_shipped_net_is_as_accurate_as_recorded(name, monkeypatch, tmp_path):
     mean, std = (torch.tensor(model.about[key]).view(-1, 1, 1) for key in ("mean", "std"))
     batches.shift, batches.scale = 255 * mean, 255 * std
     found = evaluate(model, batches, "fp32")
-    assert found.accuracy == pytest.approx(model.about["sample_accuracy"], abs=1e-9)
+    assert abs(round(1000 * (found.accuracy - model.about["sample_accuracy"]))) <= 1
     logits = torch.tensor(model.about["first_logits"])
     x, _ = next(iter(batches))
     with torch.no_grad():

@@ -260,7 +260,6 @@ def networks(
             works += [("training, both in fp32", "fp32", "fp32")]
             works += [(f"training, both in {chosen}", chosen, chosen)]
         for work, theirs, own in works:
-            machine.reset_peak_memory()
             rates = in_turn(usual(theirs), ours(own), seconds, rounds)
             added = {"share_of_limit": None}
             if work == "training":
@@ -272,7 +271,6 @@ def networks(
                 }
                 added = {"share_of_limit": max(shares.values())} | shares
                 added |= {"matrix_mult_adds_per_s": round(rate), "bytes_per_s": round(bytes_per_s)}
-                added |= {"peak_memory_bytes": machine.peak_memory_bytes()}
             rows.append(about | {"work": work, "precision": own} | rates | added)
         two = Batches(data, "test", batch_size, indices=torch.arange(2 * batch_size), size=size)
         loader = endless(conventional(data, size, batch_size))

@@ -44,18 +44,6 @@ def marks(networks: Iterable[str]) -> dict[str, tuple[str, str]]:
 # --------------------------------------------------------------------------------------- curves
 
 
-def draw_curves(axes: Sequence["Axes"], frame: pd.DataFrame) -> None:
-    """Loss on the first axes and accuracy on the second, training and validation, by epoch."""
-    for ax, what, scale, unit in zip(
-        axes, ("loss", "accuracy"), (1, 100), ("cross entropy, nats", "%"), strict=True
-    ):
-        for part, style, label in (("train", "o--", "training"), ("val", "s-", "validation")):
-            ax.plot(frame.index, scale * frame[f"{part}_{what}"], style, ms=4, label=label)
-        ax.set_ylabel(f"{what} ({unit})")
-        epoch_axis(ax)
-        ax.legend()
-
-
 def epoch_axis(ax: "Axes") -> None:
     """Whole epochs along the horizontal axis, also when there is only one."""
     from matplotlib.ticker import MaxNLocator
@@ -64,11 +52,19 @@ def epoch_axis(ax: "Axes") -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def curves_with_alt(run: Run, title: str) -> tuple["Figure", str]:
+def curves(run: Run) -> tuple["Figure", str]:
     """(figure, alternative text) of a training: loss and accuracy by epoch."""
+    title = f"{type(run.model).__name__} on {run.data.name}: training and validation by epoch"
     frame = run.frame()
     fig, axes = figure(1, 2)
-    draw_curves(axes, frame)
+    for ax, what, scale, unit in zip(
+        axes, ("loss", "accuracy"), (1, 100), ("cross entropy, nats", "%"), strict=True
+    ):
+        for part, style, label in (("train", "o--", "training"), ("val", "s-", "validation")):
+            ax.plot(frame.index, scale * frame[f"{part}_{what}"], style, ms=4, label=label)
+        ax.set_ylabel(f"{what} ({unit})")
+        epoch_axis(ax)
+        ax.legend()
     fig.suptitle(title)
     last = frame.iloc[-1]
     alt = (
@@ -79,30 +75,17 @@ def curves_with_alt(run: Run, title: str) -> tuple["Figure", str]:
     return fig, alt
 
 
-class LiveCurve:
-    """Loss and accuracy in one picture that is redrawn in place after every epoch."""
-
-    def __init__(self) -> None:
-        from IPython.display import display
-
-        waiting = {"text/plain": "The curves appear after the first epoch."}
-        self.handle = display(waiting, raw=True, display_id=True)
-
-    def update(self, run: Run) -> None:
-        """Redraw with all epochs so far."""
-        title = f"{type(run.model).__name__} on {run.data.name}: training and validation by epoch"
-        fig, alt = curves_with_alt(run, title)
-        self.handle.update(bundle(fig, alt), raw=True)
-
-
 def watch(event: str, training: Training) -> None:
-    """In a notebook, draw a training's curve while it goes on."""
+    """In a notebook, draw a training's curves in one place, anew after every epoch."""
     if not training.show or not machine.in_notebook():
         return
     if event == "start":
-        training.curve = LiveCurve()
+        from IPython.display import display
+
+        waiting = {"text/plain": "The curves appear after the first epoch."}
+        training.curve = display(waiting, raw=True, display_id=True)
     if training.run.epochs:
-        training.curve.update(training.run)
+        training.curve.update(bundle(*curves(training.run)), raw=True)
 
 
 run.watchers.append(watch)
@@ -203,41 +186,21 @@ def confusion(matrix: torch.Tensor, classes: Sequence[str], title: str) -> None:
     show(fig, f"{title}. {told}.")
 
 
-def bars(
-    values: Mapping[str, float],
-    title: str,
-    label: str,
-    reference: Mapping[str, float] | None = None,
-) -> None:
-    """Horizontal bars, one a name, with an open diamond where `reference` has a value."""
-    reference = {name: v for name, v in (reference or {}).items() if name in values}
+def bars(values: Mapping[str, float], title: str, label: str) -> None:
+    """Horizontal bars, one a name, which tells its value, such as an accuracy in per cent."""
     fig, ax = figure(size=(7, 0.42 * len(values) + 1.1))
     names = list(values)
     ax.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.6)
-    if reference:
-        places = [names.index(name) for name in reference]
-        style = {"mfc": "white", "mec": COLOURS[1], "label": "report"}
-        ax.plot(list(reference.values()), places, "D", **style)
-        ax.legend(loc="lower right")
-    told = [f"{name} {number(value)}" for name, value in values.items()]
+    told = [f"{name} {value:.4g}" for name, value in values.items()]
     ax.set_yticks(range(len(names)), told)
     ax.invert_yaxis()
-    everything = [*values.values(), *reference.values()]
-    low, high = min(everything), max(everything)
-    if high >= 1000:
-        ax.xaxis.set_major_formatter("{x:,.0f}")
-        ax.locator_params(axis="x", nbins=4)  # long numbers need room
+    low, high = min(values.values()), max(values.values())
     if low > 0.5 * high:  # bars that hardly differ: cut the axis, and say so
         ax.set_xlim(low - 0.5 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
         label += ", axis cut"
     ax.set_xlabel(label)
     fig.suptitle(title, fontsize=11)
     show(fig, f"{title}: {', '.join(told)}.")
-
-
-def number(value: float) -> str:
-    """Four digits, or a whole number with thousands separators."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 # ------------------------------------------------------------------------------- inside a net
@@ -446,7 +409,7 @@ def from_pixels_to_class(
         ax = fig.add_subplot(axes[-1, 0].get_gridspec()[-1, :])
     ax.bar(range(len(classes)), 100 * answer, color=COLOURS[0])
     ax.set_xticks(range(len(classes)), classes, fontsize=8)
-    ax.set(ylabel="probability (%)", ylim=(0, 100))
+    ax.set(xlabel="class", ylabel="probability (%)", ylim=(0, 100))
     fig.suptitle(title)
     best = int(answer.argmax())
     show(fig, f"{title}. Answer: {classes[best]}, with a probability of {answer[best]:.0%}.")

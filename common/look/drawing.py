@@ -270,7 +270,6 @@ def block_svg(module: nn.Module, shape: Shape, title: str) -> str:
     step, tops, bottoms, y = width + gap, {}, {}, 56
     for rank, group in groupby(sorted([start, *boxes], key=lambda b: b.rank), lambda b: b.rank):
         tops[rank], tall = y, max(len(box.lines()) for box in group) * LINE + 10
-        bottoms[rank] = y + tall
         y += tall + between
     parts, told, right = [], [], 0.0
     for box in (start, *boxes):
