@@ -8,6 +8,7 @@ import io
 import re
 import tokenize
 from collections.abc import Callable
+from types import CodeType
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def shared_by(kind: type) -> str:
 def value_of(value: object, depth: int = 3) -> str:
     """A setting in words that are the same in every process; "" for what has none."""
     if isinstance(value, functools.partial):
-        return f"{value_of(value.func)} {value.args} {value.keywords}"
+        return " ".join(map(value_of, (value.func, value.args, value.keywords)))
     if isinstance(value, type):
         return value.__name__
     if inspect.isroutine(value):
@@ -121,7 +122,9 @@ def value_of(value: object, depth: int = 3) -> str:
     if any(isinstance(leaf, nn.Module | torch.Tensor) for leaf in tree_leaves(value)):
         return ""  # a part of the net stands for itself, and what it keeps is no setting
     if isinstance(value, set | frozenset):  # in an order that is the same in every process
-        return f"{type(value).__name__} {sorted(map(repr, value))}"
+        return f"{type(value).__name__} {sorted(map(value_of, value))}"
+    if isinstance(value, np.ndarray):  # whose own words leave out the middle of a large one
+        return f"{value.dtype} {value_of(value.tolist(), depth)}"
     if isinstance(value, PLAIN):
         if isinstance(value, str) or " at 0x" not in repr(value):
             return repr(value)
@@ -130,8 +133,11 @@ def value_of(value: object, depth: int = 3) -> str:
         return ""
     # An object, by what it holds; its address, which repr may tell, is another in every process.
     inside = value if isinstance(value, dict) else vars(value)
-    told = {key: value_of(item, depth - 1) for key, item in inside.items()} if depth else ""
-    return f"{type(value).__name__} {told}"
+    told = {
+        key if isinstance(key, str) else value_of(key, depth - 1): value_of(item, depth - 1)
+        for key, item in (inside.items() if depth else ())
+    }
+    return f"{type(value).__name__} {told or ''}"
 
 
 def source_of_forward(kind: type[nn.Module]) -> str:
@@ -154,21 +160,27 @@ def source_of_forward(kind: type[nn.Module]) -> str:
 
 
 def words_of(function: Callable, depth: int = 3) -> str:
-    """The words of a function's source, without comments and layout, or the names in it where that
-    is not known, as for a lambda in the middle of a line; and the values it uses from outside."""
+    """The words of a function's source, without comments and layout, or its byte code where that is
+    not known, as for a lambda in the middle of a line; and the values it uses from outside."""
     try:
         source = inspect.cleandoc(inspect.getsource(function))
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
         words = " ".join(token.string for token in tokens if token.type not in LAYOUT_TOKENS)
     except (OSError, TypeError, tokenize.TokenError, IndentationError):
         code = getattr(function, "__code__", None)
-        words = f"{code.co_names} {value_of(code.co_consts)}" if code else ""
+        words = code_of(code) if code else ""
     told = {
         name: value_of(value, depth - 1)
         for name, value in sorted(caught_by(function).items())
         if depth and name != "__class__" and not inspect.ismodule(value) and not is_torch_s(value)
     }
     return f"{words} {told}" if told else words
+
+
+def code_of(code: CodeType) -> str:
+    """What a function computes: the operations of this Python, and the names and values in them."""
+    inner = [code_of(c) if isinstance(c, CodeType) else value_of(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
 def caught_by(function: Callable) -> dict[str, object]:

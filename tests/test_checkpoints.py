@@ -19,7 +19,7 @@ import torch
 from common import checkpoints, data, machine, train, zoo
 from common.__main__ import main
 from common.config import Config
-from common.digests import of_net
+from common.digests import of_net, value_of
 from common.run import Run
 from common.train import fit
 
@@ -744,6 +744,36 @@ def test_what_forward_does_counts_where_its_source_is_not_known():
         return names["Net"]()
 
     assert of_net(made("sin")) == of_net(made("sin")) != of_net(made("cos"))
+    two = [eval(f"lambda x: x {sign} 1") for sign in "+-"]
+    assert value_of(two[0]) != value_of(two[1])
+
+
+def test_equal_settings_have_equal_words_and_others_do_not():
+    class Setting:
+        def __init__(self, a):
+            self.a = a
+
+    array = np.arange(2000)
+    other = array.copy()
+    other[1000] = 0
+    settings = [
+        lambda: {torch.relu, torch.tanh, len},
+        lambda: {torch.relu, torch.tanh},
+        lambda: functools.partial(torch.relu, Setting(1)),
+        lambda: functools.partial(torch.relu, Setting(2)),
+        lambda: functools.partial(torch.relu, a=Setting(1)),
+        lambda: {torch.relu: 1},
+        lambda: {torch.tanh: 1},
+        lambda: {Setting(1)},
+        lambda: {Setting(2)},
+        lambda: array,
+        lambda: other,
+        lambda: np.array([Setting(1)]),
+    ]
+    words = [value_of(make()) for make in settings]
+    assert words == [value_of(make()) for make in settings]
+    assert len(set(words)) == len(words)
+    assert not [said for said in words if "0x" in said]
 
 
 # ------------------------------------------------------------------------------------------ slow
