@@ -17,7 +17,7 @@ if __name__ == "__main__":
     gc.disable()  # torch's import makes no garbage: looking for it costs an eighth of `list`
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from common import machine
 from common.config import Config
@@ -72,7 +72,7 @@ def list_models(json: bool = False) -> int:
 @app.command(name="train")
 def train_network(
     network: Positional[str],
-    config: OmitArgPrefixes[Config] = Config(),  # noqa: B008
+    config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008
     dataset: str = "fashion_mnist",
     weights: Path | None = None,
     strict: bool = False,
