@@ -681,7 +681,7 @@ def test_a_block_of_pooling_is_no_linear_layer():
         (nn.AdaptiveMaxPool2d(2), "max |"),
         (nn.AdaptiveAvgPool2d(2), "mean |"),
         (nn.ConvTranspose2d(4, 4, 2, stride=2), "2×2 transposed conv | stride 2"),
-        (nn.Conv2d(4, 4, 3, groups=2), "3×3 in 2 groups conv"),
+        (nn.Conv2d(4, 4, 3, groups=2), "3×3 conv in 2 groups"),
     ],
 )
 def test_every_layer_is_drawn(layer, words):

@@ -33,8 +33,8 @@ def words_for(call: Call) -> tuple[str, str]:
         words = "×".join(map(str, module.kernel_size))
         words += " transposed" if isinstance(module, nn.ConvTranspose2d) else ""
         depthwise = 1 < module.groups == module.in_channels
-        words += " depthwise" if depthwise else f" in {module.groups} groups" * (module.groups > 1)
-        words += " conv" if not depthwise else ""
+        words += " depthwise" if depthwise else " conv"
+        words += f" in {module.groups} groups" * (1 < module.groups and not depthwise)
         return "convolution", words + f", stride {module.stride[0]}" * (module.stride[0] > 1)
     if kind == "convolution":
         return "convolution", "conv"
