@@ -34,7 +34,7 @@ def words_for(call: Call) -> tuple[str, str]:
         words += " transposed" if isinstance(module, nn.ConvTranspose2d) else ""
         depthwise = 1 < module.groups == module.in_channels
         words += " depthwise" if depthwise else " conv"
-        words += f" in {module.groups} groups" * (1 < module.groups and not depthwise)
+        words += f" in {module.groups} groups" * (module.groups > 1 and not depthwise)
         return "convolution", words + f", stride {module.stride[0]}" * (module.stride[0] > 1)
     if kind == "convolution":
         return "convolution", "conv"

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from common.advice import tensors_in, told_by_layer
-from common.probe.fields import FieldTracker, Seen, pair, storage
+from common.probe.fields import FieldTracker, field_and_stride, pair, storage
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second, which a command without tables need not wait for
@@ -40,7 +40,7 @@ class Call:
     mult_adds: int
     sources: tuple[int, ...]  # the calls whose outputs go in; IMAGE for the net's input
     part: str  # which of the net's own children runs it; "" for the net itself
-    seen: Seen | None = None  # where fields are followed
+    field: tuple[int | str, int | str]  # and the stride, in words
 
     @property
     def counts(self) -> bool:
@@ -51,17 +51,17 @@ class Call:
 class Recorder(TorchDispatchMode):
     """Writes down the calls of a net's forward pass. The net is a copy: it keeps the hooks."""
 
-    def __init__(self, net: nn.Module, tracker: FieldTracker | None = None) -> None:
+    def __init__(self, net: nn.Module, image: torch.Tensor) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.tracker = tracker
+        self.tracker = FieldTracker(image)
         self.names = {module: name for name, module in net.named_modules()}
         self.owners = {storage(p): p for p in net.parameters()}
         self.used: set[int] = set()  # ids of parameters already counted
         self.running: list[tuple[nn.Module, tuple]] = []  # innermost last, with its inputs
-        self.sources: dict[int, int] = {}  # by a tensor's id: the call that made it
+        self.sources = {id(image): IMAGE}  # by a tensor's id: the call that made it
         self.depths: dict[int, int] = {}  # by storage: whoever shares values has their depth
-        self.alive: list[torch.Tensor] = []  # keeps ids from being used twice
+        self.alive = [image]  # keeps ids from being used twice
         for module in net.modules():
             module.register_forward_pre_hook(self.enter)
             module.register_forward_hook(self.leave)
@@ -99,20 +99,19 @@ class Recorder(TorchDispatchMode):
         name = self.names.get(caller, "")
         within = [ran for ran, _ in self.running] + [caller]
         part = self.names.get(within[1], "") if len(within) > 1 else ""
-        seen = self.tracker.fields.get(id(output)) if self.tracker else None
+        field = field_and_stride(self.tracker.fields.get(id(output)))
         shape, sources = tuple(output.shape), tuple(dict.fromkeys(sources))
-        call = Call(name, module, kind, shape, sum(new.values()), mult_adds, sources, part, seen)
+        call = Call(name, module, kind, shape, sum(new.values()), mult_adds, sources, part, field)
         self.calls.append(call)
         return call
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        if self.tracker:
-            self.tracker.observe(operation, args, kwargs or {}, result)
         inputs, outputs = tensors_in([args, kwargs]), tensors_in(result)
+        self.alive += outputs
+        self.tracker.observe(operation, args, kwargs or {}, outputs)
         if not outputs or not self.running:
             return result
-        self.alive += outputs
         owners = [self.owners[storage(t)] for t in inputs if storage(t) in self.owners]
         cost = cost_of(operation, args, kwargs or {}, result)
         depth = max((self.depths.get(storage(t), 0) for t in inputs), default=0)
@@ -215,7 +214,7 @@ def stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
-def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorder, torch.Tensor]:
+def trace(model: nn.Module, shape: Shape) -> tuple[Recorder, torch.Tensor]:
     """The calls of a forward pass for an input of `shape`, and its output.
 
     Where the meta device does not do, as for `if y.mean() > 0`, one real pass on zeros does.
@@ -224,22 +223,21 @@ def trace(model: nn.Module, shape: Shape, fields: bool = False) -> tuple[Recorde
     if len(shape) != 4 or any(not hasattr(n, "__index__") or n < 1 for n in shape):
         raise ValueError(f"Expected images of four dimensions (N, C, H, W), got {shape}.")
     try:
-        return passed(model, shape, True, fields)
+        return passed(model, shape, True)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # not followed without values: the real pass says whether it is wrong
         bare = any(p.is_meta for p in model.parameters())
-        return passed(model, shape, bare, fields, told=True)
+        return passed(model, shape, bare, told=True)
 
 
-def passed(model: nn.Module, shape: Shape, meta: bool, fields: bool, told: bool = False):
+def passed(model: nn.Module, shape: Shape, meta: bool, told: bool = False):
     """One recorded pass of a copy; where `told`, a misfit is explained by a ValueError."""
     net = rehearse(model, meta)
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     x = torch.zeros(shape, device="meta" if meta else weight.device)
     x = x if meta else x.to(weight.dtype)
-    recorder = Recorder(net, FieldTracker(x) if fields else None)
-    recorder.sources[id(x)] = IMAGE
+    recorder = Recorder(net, x)
     own_random_numbers = torch.random.fork_rng(devices=())
     explained = told_by_layer(net, shape) if told else contextlib.nullcontext()
     with explained, torch.no_grad(), own_random_numbers, recorder:
@@ -254,10 +252,11 @@ def layers(model: nn.Module, shape: Shape) -> "pd.DataFrame":
 
     Columns: `layer` and `kind`; `output` shape; `params`, those of the layer itself, counted at
     its first use; `mult_adds` for the whole batch; `activation_bytes` of the output as float32;
-    `field`, the receptive field in input pixels (height, or height x width where they differ, as
-    if the input had no edges; "all" where every row and column of the image counts; "not known"
-    where it cannot be followed, or is not the same everywhere); `stride`, in input pixels from one
-    output position to the next, "all" where all positions see the same.
+    `field`, the receptive field in input pixels of an output position, all channels together
+    (height, or height x width where they differ, as if the input had no edges; "all" where every
+    row and column of the image counts; "not known" from the first operation on that
+    `common.probe.fields` does not follow); `stride`, in input pixels from one output position to
+    the next, "all" where all positions see the same.
 
     Operations with a cost between layers have rows too, under the name of the module that calls
     them, with the operation as `kind`. A last row, "(not run)", holds the parameters that the pass
@@ -272,10 +271,10 @@ def layers(model: nn.Module, shape: Shape) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    recorder, _ = trace(model, shape, fields=True)
+    recorder, _ = trace(model, shape)
     rows, local = [], "all"
     for call in recorder.calls:
-        field, stride = call.seen.described() if call.seen else ("not known", "not known")
+        field, stride = call.field
         local = local if stride == "all" else field
         if call.counts:
             row = (call.name or type(model).__name__, call.kind, call.output, call.params)
