@@ -461,8 +461,8 @@ def check_pixels(net, x):
     for i in {0, 1, y.shape[2] // 2, y.shape[2] - 1} & set(range(y.shape[2])):
         for j in {0, 1, y.shape[3] // 2, y.shape[3] - 1} & set(range(y.shape[3])):
             pixels = in_view(y[:, :, i, j], x)
-            lines = [set(pixels.any(axis).nonzero()[:, 0].tolist()) for axis in (1, 0)]
-            assert [seen[0].sees[i], seen[1].sees[j]] == lines
+            lines = [pixels.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0)]
+            assert [seen[0].sees[i], seen[1].sees[j]] == [sum(1 << p for p in n) for n in lines]
     return True
 
 

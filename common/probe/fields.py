@@ -6,6 +6,8 @@ What an operation not named here makes is not known, nor is anything that comes 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Self
 
 import torch
@@ -35,24 +37,26 @@ class Axis:
     """What the positions along one axis of a map see along the same axis of the image.
 
     If the image had no edges, position i would see the pixels low + step i … high + step i; with a
-    step of 0 all see the same. `sees[i]` are those of the image's `pixels` that it does see.
+    step of 0 all see the same. `sees[i]` are those of the image's `pixels` that it does see, never
+    none: bit p of the number stands for pixel p.
     """
 
     low: int
     high: int
     step: int
-    sees: tuple[frozenset[int], ...]  # none is empty
+    sees: tuple[int, ...]
     pixels: int
 
     @property
     def whole(self) -> bool:
         """Whether every position sees every pixel, wherever it lies."""
-        return self.step == 0 and len(self.sees[0]) == self.pixels
+        return self.step == 0 and self.sees[0].bit_count() == self.pixels
 
     def together(self, n: int) -> Self:
         """`n` positions, each of which sees what all positions of this axis see."""
-        seen = frozenset().union(*self.sees)
-        return Axis(min(seen), max(seen), 0, (seen,) * n, self.pixels)
+        seen = reduce(or_, self.sees)
+        first, last = (seen & -seen).bit_length() - 1, seen.bit_length() - 1  # bits that are set
+        return Axis(first, last, 0, (seen,) * n, self.pixels)
 
     def window(self, n: int, kernel: int, stride: int, padding: int, dilation: int) -> Self | None:
         """`n` windows of `kernel` taps, `dilation` apart. None where one sees only padding."""
@@ -60,7 +64,7 @@ class Axis:
         for start in range(-padding, n * stride - padding, stride):
             taps = range(start, start + kernel * dilation, dilation)
             inside = [self.sees[tap] for tap in taps if 0 <= tap < len(self.sees)]
-            sees.append(frozenset().union(*inside))
+            sees.append(reduce(or_, inside, 0))
         low = self.low - self.step * padding
         high = self.high + self.step * (dilation * (kernel - 1) - padding)
         return Axis(low, high, self.step * stride, tuple(sees), self.pixels) if all(sees) else None
@@ -78,7 +82,7 @@ def union(axes: Sequence[Axis], n: int) -> Axis | None:
     if len({axis.step for axis in axes}) > 1:
         return None
     low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
-    sees = [frozenset().union(*at) for at in zip(*(axis.sees for axis in axes), strict=True)]
+    sees = [reduce(or_, at) for at in zip(*(axis.sees for axis in axes), strict=True)]
     return Axis(low, high, axes[0].step, tuple(sees), axes[0].pixels)
 
 
@@ -108,7 +112,7 @@ class FieldTracker:
 
     def __init__(self, image: torch.Tensor) -> None:
         self.batch = len(image)
-        pixels = [tuple(frozenset([i]) for i in range(n)) for n in image.shape[2:]]
+        pixels = [tuple(1 << i for i in range(n)) for n in image.shape[2:]]
         self.fields = {id(image): tuple(Axis(0, 0, 1, sees, len(sees)) for sees in pixels)}
         self.viewed: set[int] = set()  # storages that several tensors share
 
