@@ -466,7 +466,7 @@ def check_pixels(net, x):
     return True
 
 
-@pytest.mark.parametrize("name", NETS.keys() - NOT_FOLLOWED)
+@pytest.mark.parametrize("name", sorted(NETS.keys() - NOT_FOLLOWED))
 def test_the_place_of_a_field(name):
     """Not only how large it is: paddings move it, and edges cut it."""
     assert check_pixels(NETS[name](), torch.rand(SHAPE, dtype=torch.double, requires_grad=True))
