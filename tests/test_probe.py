@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchinfo
 import torchvision
+from random_input import CASES
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
@@ -1055,9 +1056,10 @@ def check_field(row, net, x):
     return True
 
 
-@pytest.mark.parametrize("start", range(0, 1000, 100))
+@pytest.mark.random
+@pytest.mark.parametrize("start", range(0, 2 * CASES, 100))
 def test_random_nets(start):
-    """Costs against torch's counter and fields against gradients, for 1,000 nets."""
+    """Costs against torch's counter and fields against gradients, for twice `CASES` nets."""
     known = 0
     for seed in range(start, start + 100):
         torch.manual_seed(seed)

@@ -47,13 +47,20 @@ def test_what_ships_is_small_and_summed():
         assert hashlib.sha256((weights.WEIGHTS / name).read_bytes()).hexdigest() == expected
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """The sample of CIFAR-10 that ships, as who has neither the set nor a network gets it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNN_DATA", str(tmp_path_factory.mktemp("nothing")))
+        patch.setenv("CNN_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.setattr("common.sources.download", lambda *_: (_ for _ in ()).throw(OSError("no")))
+        return data.load("cifar10")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_net_is_as_accurate_as_recorded(name, monkeypatch, tmp_path):
+def test_a_shipped_net_is_as_accurate_as_recorded(name, images):
     """On the 1,000 test images that ship as well, one of which another CPU may judge otherwise."""
-    monkeypatch.setenv("CNN_DATA", str(tmp_path))
-    monkeypatch.setattr("common.sources.download", lambda *_: (_ for _ in ()).throw(OSError("no")))
     model = weights.trained(name)
-    images = data.load("cifar10")
     assert images.classes == tuple(model.about["classes"])
     batches = data.Batches(images, "test", 250, size=model.about["image_size"], device="cpu")
     mean, std = (torch.tensor(model.about[key]).view(-1, 1, 1) for key in ("mean", "std"))
