@@ -229,7 +229,7 @@ Return two numbers: the mean of these differences, and its standard error, which
 deviation (dividing by n) over the root of n.""",
         hints=(
             "Each difference is 1 where only A is right, -1 where only B is, and else 0.",
-            "Their mean, and their standard deviation, divided by n, over the root of n.",
+            "Their mean, and their standard deviation (of n, not n - 1) over the root of n.",
         ),
         cases=lambda: (
             Case(([True] * 6 + [False] * 4, [True] * 4 + [False] * 4 + [True] * 2)),
