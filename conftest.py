@@ -17,6 +17,7 @@ os.environ.setdefault("CNN_PROFILE", "smoke")
 os.environ["CNN_RUNS"] = str(RUNS)
 if "CNN_DATA" not in os.environ and not (HERE / "data").is_dir():
     os.environ |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers that tests start
 
 
 def watched(get_message):
@@ -42,8 +43,9 @@ def watched(get_message):
 def pytest_configure(config) -> None:
     """Nothing of an earlier test run goes on or is compared, but what is decoded stays so."""
     if not hasattr(config, "workerinput"):
-        for part in ("records", "weights", "checkpoints", "progress.json"):
+        for part in ("records", "weights", "checkpoints"):
             shutil.rmtree(RUNS / part, ignore_errors=True)
+        (RUNS / "progress.json").unlink(missing_ok=True)
 
 
 kernel.RunningKernel.get_message = watched(kernel.RunningKernel.get_message)
