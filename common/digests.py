@@ -113,7 +113,7 @@ def shared_by(kind: type) -> str:
 def value_of(value: object, depth: int = 3) -> str:
     """A setting in words that are the same in every process; "" for what has none."""
     if isinstance(value, functools.partial):
-        return " ".join(map(value_of, (value.func, value.args, value.keywords)))
+        return " ".join(value_of(v, depth) for v in (value.func, value.args, value.keywords))
     if isinstance(value, type):
         return value.__name__
     if inspect.isroutine(value):
@@ -122,7 +122,8 @@ def value_of(value: object, depth: int = 3) -> str:
     if any(isinstance(leaf, nn.Module | torch.Tensor) for leaf in tree_leaves(value)):
         return ""  # a part of the net stands for itself, and what it keeps is no setting
     if isinstance(value, set | frozenset):  # in an order that is the same in every process
-        return f"{type(value).__name__} {sorted(map(value_of, value))}"
+        told = sorted(value_of(item, depth - 1) for item in value) if depth else ""
+        return f"{type(value).__name__} {told}"
     if isinstance(value, np.ndarray):  # whose own words leave out the middle of a large one
         return f"{value.dtype} {value_of(value.tolist(), depth)}"
     if isinstance(value, PLAIN):

@@ -748,6 +748,17 @@ def test_what_forward_does_counts_where_its_source_is_not_known():
     assert value_of(two[0]) != value_of(two[1])
 
 
+@pytest.mark.parametrize("holder", [lambda held: {held}, lambda held: functools.partial(abs, held)])
+def test_a_set_or_partial_that_holds_itself_has_words(holder):
+    class Setting:
+        pass
+
+    setting = Setting()
+    setting.inside = holder(setting)
+    assert value_of(setting) == value_of(setting) != ""
+    assert "Setting" in value_of(setting.inside)
+
+
 def test_equal_settings_have_equal_words_and_others_do_not():
     class Setting:
         def __init__(self, a):
