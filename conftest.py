@@ -17,7 +17,6 @@ os.environ.setdefault("CNN_PROFILE", "smoke")
 os.environ["CNN_RUNS"] = str(RUNS)
 if "CNN_DATA" not in os.environ and not (HERE / "data").is_dir():
     os.environ |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-    os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers that tests start
 
 
 def watched(get_message):
