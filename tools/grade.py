@@ -269,8 +269,6 @@ def run_cells(cells: list[str]) -> Iterator[tuple[str, object]]:
     known = {name: e for name, e in catalogue().items() if any(name in cell for cell in cells)}
     names = {"__name__": "submission", "check": answers.__setitem__}
     names = given({name.split(".")[0] for name in known}) | names
-    for exercise in known.values():
-        names = vars(sys.modules[exercise.solution.__module__]) | names
     # What belongs to the notebook does nothing here, and magic commands with it.
     idle = ("hint", "solution", "progress", "display", "get_ipython")
     names |= dict.fromkeys(idle, MagicMock())
