@@ -64,14 +64,18 @@ def prepared(model: nn.Module, path: Path) -> torch.Tensor:
 
 def classes(model: nn.Module, path: Path, top: int = 3) -> list[tuple[str, float]]:
     """The `top` most likely (class, probability 0 to 1) of a picture, most likely first."""
-    return likeliest(model, prepared(model, path), top)
+    return likeliest(model, shares_of(model, prepared(model, path)), top)
 
 
 @torch.no_grad()
-def likeliest(model: nn.Module, x: torch.Tensor, top: int) -> list[tuple[str, float]]:
-    """As `classes`, of a picture that is `prepared` already."""
+def shares_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The probability (K,) of each class, of a picture that is `prepared` already."""
     model.to(x.device).eval()
-    shares = main_output(model(x)).float().softmax(1)[0]
+    return main_output(model(x)).float().softmax(1)[0]
+
+
+def likeliest(model: nn.Module, shares: torch.Tensor, top: int) -> list[tuple[str, float]]:
+    """As `classes`, of the probability of each class."""
     values, indices = shares.topk(min(max(top, 1), len(shares)))
     names = model.about["classes"]
     return [(names[int(i)], float(v)) for i, v in zip(indices, values, strict=True)]
@@ -92,9 +96,8 @@ def drawn(model: nn.Module, path: Path, top: int = 3) -> "tuple[Figure, str]":
     from common import look
 
     x = prepared(model, path)
-    found = likeliest(model, x, top)
-    with torch.no_grad():
-        first = look.outputs_of(model, model, x).argmax(1)
+    answer = shares_of(model, x)
+    found, first = likeliest(model, answer, top), answer.argmax()[None]
     title = f"{model.about['network']} sees {found[0][0]}"
     fig, axes = look.figure(1, 3, (7, 2.4))
     axes[0].imshow(look.to_picture(x[0]), cmap="gray")
