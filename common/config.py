@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 from common.machine import PRECISIONS, unknown
 
-AUGMENTATIONS = ("crop", "flip", "colour")
+AUGMENTATIONS = ("crop", "shift", "flip", "colour")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup", "multistep")
 WARMUP = 0.2  # share of the training in which "warmup" raises the learning rate
@@ -44,7 +44,7 @@ class Config:
     label_smoothing: float = 0.0
     """Share of the target that goes to all classes alike."""
     augment: tuple[str, ...] = ()
-    """Any of crop, flip and colour."""
+    """Any of crop, shift, flip and colour."""
     precision: str = "auto"
     """auto, fp32, bf16 or fp16."""
     image_size: int | None = None

@@ -307,9 +307,9 @@ class Batches:
     passes differ in order and augmentation.
 
     `part` is "train" or "test"; `indices` picks images of it, as numbers or as a mask; `size`
-    resizes them (bilinear); `augment` names any of "crop" (pad by an eighth, crop back), "flip"
-    (left-right) and "colour" (brightness, contrast, saturation by up to 20 %), drawn anew for each
-    image and epoch. `share` (rank, ranks) gives one of several processes its part of each batch.
+    resizes them (bilinear); `augment` names any of "crop" (pad by an eighth, crop back), "shift"
+    (the same by a sixteenth), "flip" (left-right) and "colour" (brightness, contrast, saturation by
+    up to 20 %), drawn anew for each image and epoch. `share` (rank, ranks) gives one of several processes its part of each batch.
 
     Raises ValueError for values that make no sense.
     """
@@ -409,7 +409,7 @@ def augmentations(kinds: tuple[str, ...] | str) -> tuple[str, ...]:
 def augment(x: torch.Tensor, draws: torch.Tensor, kinds: tuple[str, ...]) -> torch.Tensor:
     """Augment uint8 images (B, C, H, W) by `draws` (B, 6), a row of numbers in 0 … 1 an image.
 
-    Columns 0 and 1 place the crop, 2 decides the flip, 3 to 5 set brightness, contrast and
+    Columns 0 and 1 place the crop or the smaller shift, 2 decides the flip, 3 to 5 set brightness, contrast and
     saturation. Returns the same shape; float32 on the 0 … 255 scale after "colour", else uint8.
     Raises TypeError or ValueError for other shapes and kinds.
     """
@@ -419,8 +419,8 @@ def augment(x: torch.Tensor, draws: torch.Tensor, kinds: tuple[str, ...]) -> tor
         came = tuple(getattr(draws, "shape", ())) or type(draws).__name__
         raise ValueError(f"draws must be a tensor ({len(x)}, 6), a row an image; got {came}.")
     _, C, H, W = x.shape
-    if "crop" in kinds:
-        edge = max(H, W) // 8
+    if "crop" in kinds or "shift" in kinds:
+        edge = max(H, W) // (8 if "crop" in kinds else 16)
         padded = pad(x, (edge, edge, edge, edge))
         top, left = (draws[:, :2] * (2 * edge + 1)).long().clamp(0, 2 * edge).unbind(1)
         rows = top[:, None] + torch.arange(H, device=x.device)  # B x H

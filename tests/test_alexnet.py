@@ -120,7 +120,7 @@ def dropouts(name: str) -> dict[str, float]:
         ("alexnet_cifar_plain", {}),
         ("alexnet_cifar", {}),
         ("alexnet_cifar_dropout", {"act1": 0.5, "act2": 0.5}),
-        ("alexnet_cifar_033", {}),
+        ("alexnet_cifar_037", {}),
     ],
 )
 def test_where_each_form_drops(name, expected):

@@ -806,7 +806,7 @@ def test_on_a_cpu_batches_share_the_images(mnist_files: Path):
         ({"indices": {0, 1}}, "expected a row of whole numbers"),
         ({"indices": "01"}, "expected a row of whole numbers"),
         ({"augment": ("flop",)}, "Unknown augmentation 'flop'. Did you mean 'flip'?"),
-        ({"augment": ("flip", "rotate")}, "Unknown augmentation 'rotate'.*: crop, flip, colour"),
+        ({"augment": ("flip", "rotate")}, "Unknown augmentation 'rotate'.*: crop, shift, flip, colour"),
         ({"augment": "flop"}, "Unknown augmentation 'flop'. Did you mean 'flip'?"),
         ({"augment": (3,)}, "Unknown augmentation 3"),
         ({"augment": True}, "Unknown augmentation True"),
