@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import probe, zoo
-from common.probe.fields import pair
+from common.probe.fields import POINTWISE, pair
 
 # An even kernel with padding="same" makes torch warn that it pads one side more: as it should.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -1054,6 +1055,33 @@ def check_field(row, net, x):
         else:
             assert last - first + 1 <= int(size)
     return True
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [nn.CELU, nn.ELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.Mish, nn.ReLU,
+     nn.ReLU6, nn.SELU, nn.SiLU, partial(nn.Threshold, 0.1, 0)],
+)  # fmt: skip
+def test_an_activation_keeps_the_field(kind, inplace):
+    net = nn.Sequential(nn.Conv2d(1, 2, 5, 2), kind(inplace=inplace), nn.Conv2d(2, 2, 3))
+    assert list(probe.layers(net, (1, 1, 20, 20)).field)[-1] == 9
+
+
+@pytest.mark.parametrize(
+    "kind", [nn.GELU, nn.LogSigmoid, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink]
+)
+def test_an_activation_that_makes_a_new_map_keeps_the_field(kind):
+    net = nn.Sequential(nn.Conv2d(1, 2, 5, 2), kind(), nn.Conv2d(2, 2, 3))
+    assert list(probe.layers(net, (1, 1, 20, 20)).field)[-1] == 9
+
+
+def test_what_older_versions_of_torch_do_not_mark_is_pointwise():
+    """Read off the tables of torch 2.6 and 2.11: MobileNet's ReLU6 in place was not known there."""
+    aten = torch.ops.aten
+    unmarked = {aten.celu_, aten.elu_, aten.hardsigmoid_, aten.hardtanh_, aten.leaky_relu}
+    unmarked |= {aten.leaky_relu_, aten.selu_}
+    assert unmarked <= POINTWISE
 
 
 @pytest.mark.random

@@ -15,7 +15,11 @@ import torch
 from common.advice import tensors_in
 
 aten = torch.ops.aten
-POINTWISE = {aten.hardswish, aten.hardswish_, aten._prelu_kernel}  # beside those torch marks so
+POINTWISE = {  # beside those that every version of torch from 2.6 on marks so
+    aten.celu_, aten.elu_, aten.gelu_, aten.hardsigmoid_, aten.hardswish, aten.hardswish_,
+    aten.hardtanh_, aten.leaky_relu, aten.leaky_relu_, aten.log_sigmoid_forward, aten.mish_,
+    aten._prelu_kernel, aten.selu_, aten.threshold_,
+}  # fmt: skip
 ALONG_A_DIMENSION = {aten.cat, aten._softmax, aten._log_softmax}
 WINDOWS = {aten.convolution, aten.max_pool2d_with_indices, aten.avg_pool2d}
 VIEWS = {aten.view, aten._unsafe_view, aten.squeeze, aten.unsqueeze}
