@@ -47,8 +47,8 @@ def fit(
     With `show`, a progress bar and, in a notebook, a curve that is redrawn after every epoch.
     `checkpoint` names a file written after every epoch, or is True for one in the runs folder named
     after net, data and settings; where it is there already, the training goes on from it, to the
-    same weights, bit for bit, as without the break, unless the net keeps what it computes with
-    elsewhere than in its `state_dict`. `judge` removes it.
+    same weights as without the break (on a CPU bit for bit), unless the net keeps what it computes
+    with elsewhere than in its `state_dict`. `judge` removes it.
     Stopped by Ctrl-C, it returns the run so far. Raises ValueError where images, settings or
     checkpoint do not fit the model, OSError where nothing can be written, MemoryError where a
     batch is too large for this machine.

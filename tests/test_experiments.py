@@ -307,7 +307,8 @@ def test_a_seed_gives_the_same_result_whatever_ran_before():
     for path in (machine.runs_folder() / "records").glob("*.json"):
         path.unlink()
     (second, _), _ = performed(seeds=[3])
-    assert first.batch_losses == second.batch_losses
+    close = 0 if machine.device().type == "cpu" else 1e-5  # a GPU adds up in no fixed order
+    assert second.batch_losses == pytest.approx(first.batch_losses, rel=close, abs=0)
 
 
 def test_a_loss_that_is_no_number_is_a_failure(monkeypatch):

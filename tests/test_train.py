@@ -625,6 +625,7 @@ def test_a_gpu_that_this_pytorch_cannot_use(monkeypatch, capsys):
 @pytest.mark.real_device
 def test_a_mac_s_gpu_is_used_only_where_it_computes_what_the_cpu_does(monkeypatch, capsys):
     step = machine.trial_step
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
 
     def device_with(on_gpu) -> str:
@@ -720,6 +721,7 @@ def test_a_net_that_was_stopped_goes_on_from_what_it_learned(digits, monkeypatch
     assert "trained before" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU tells its own peak")
 def test_a_system_that_tells_no_peak(digits, monkeypatch):
     read = Path.read_text
 
