@@ -309,7 +309,8 @@ class Batches:
     `part` is "train" or "test"; `indices` picks images of it, as numbers or as a mask; `size`
     resizes them (bilinear); `augment` names any of "crop" (pad by an eighth, crop back), "shift"
     (the same by a sixteenth), "flip" (left-right) and "colour" (brightness, contrast, saturation by
-    up to 20 %), drawn anew for each image and epoch. `share` (rank, ranks) gives one of several processes its part of each batch.
+    up to 20 %), drawn anew for each image and epoch. `share` (rank, ranks) gives one of several
+    processes its part of each batch.
 
     Raises ValueError for values that make no sense.
     """
@@ -409,8 +410,9 @@ def augmentations(kinds: tuple[str, ...] | str) -> tuple[str, ...]:
 def augment(x: torch.Tensor, draws: torch.Tensor, kinds: tuple[str, ...]) -> torch.Tensor:
     """Augment uint8 images (B, C, H, W) by `draws` (B, 6), a row of numbers in 0 … 1 an image.
 
-    Columns 0 and 1 place the crop or the smaller shift, 2 decides the flip, 3 to 5 set brightness, contrast and
-    saturation. Returns the same shape; float32 on the 0 … 255 scale after "colour", else uint8.
+    Columns 0 and 1 place the crop or the smaller shift, 2 decides the flip, 3 to 5 set brightness,
+    contrast and saturation. Returns the same shape; float32 on the 0 … 255 scale after "colour",
+    else uint8.
     Raises TypeError or ValueError for other shapes and kinds.
     """
     check_images(x)

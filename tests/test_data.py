@@ -667,11 +667,21 @@ def test_flip_mirrors_about_half_of_the_images():
     assert 450 < mirrored.sum() < 550
 
 
-@pytest.mark.parametrize(("height", "width", "edge"), [(16, 16, 2), (10, 17, 2), (6, 7, 0)])
-def test_crop_shifts_by_at_most_an_eighth(height: int, width: int, edge: int):
+@pytest.mark.parametrize(
+    ("kinds", "height", "width", "edge"),
+    [
+        (("crop",), 16, 16, 2),
+        (("crop",), 10, 17, 2),
+        (("crop",), 6, 7, 0),
+        (("shift",), 32, 20, 2),  # a sixteenth
+        (("shift",), 10, 17, 1),
+        (("crop", "shift"), 16, 16, 2),  # the larger of the two
+    ],
+)
+def test_crop_moves_by_at_most_an_eighth_and_shift_by_a_sixteenth(kinds, height, width, edge):
     image = torch.arange(1, height * width + 1).view(height, width).remainder(256).byte()
     images = make_set(torch.stack([image, image.flip(0)]).expand(800, 2, height, width))
-    found = pixels(images, draw(images, augment=("crop",))).round().byte()
+    found = pixels(images, draw(images, augment=kinds)).round().byte()
     padded = torch.nn.functional.pad(images.train.images[0], (edge,) * 4)
     shifts = {
         (top, left): padded[:, top : top + height, left : left + width]
@@ -806,7 +816,10 @@ def test_on_a_cpu_batches_share_the_images(mnist_files: Path):
         ({"indices": {0, 1}}, "expected a row of whole numbers"),
         ({"indices": "01"}, "expected a row of whole numbers"),
         ({"augment": ("flop",)}, "Unknown augmentation 'flop'. Did you mean 'flip'?"),
-        ({"augment": ("flip", "rotate")}, "Unknown augmentation 'rotate'.*: crop, shift, flip, colour"),
+        (
+            {"augment": ("flip", "rotate")},
+            "Unknown augmentation 'rotate'.*: crop, shift, flip, colour",
+        ),
         ({"augment": "flop"}, "Unknown augmentation 'flop'. Did you mean 'flip'?"),
         ({"augment": (3,)}, "Unknown augmentation 3"),
         ({"augment": True}, "Unknown augmentation True"),
