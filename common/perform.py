@@ -77,16 +77,14 @@ def perform(
                 plan.label,
                 test=plan.test,
             )
+            if run.ended == "not finite":
+                raise ArithmeticError(run.notes[-1])
         except Exception as error:  # the other runs shall not suffer from it
             failed.append(f"{title}: {type(error).__name__}: {error}")
             say(f"failed: {failed[-1]}")
             continue
         if not run.ended:
             raise KeyboardInterrupt
-        if run.ended == "not finite":
-            failed.append(f"{title}: {run.notes[-1]}")
-            say(f"failed: {failed[-1]}")
-            continue
         what = (
             f"test accuracy {record.test_accuracy:.2%}" if record else "judged by validation alone"
         )
