@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
+from random_input import outcomes
+from torch.nn.modules import module
 
 from common import sources
 
@@ -28,6 +30,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("runs")
     monkeypatch.setenv("CNN_RUNS", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_hook_stays() -> Iterator[None]:
+    """`fit` and its advice look at layers by hooks for all modules, and must take them away."""
+    yield
+    assert not module._global_forward_hooks
+    assert not module._global_forward_pre_hooks
+
+
+@pytest.fixture(autouse=True)
+def some_input_is_accepted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test of random input shows little where everything is refused."""
+    outcomes.clear()
+    yield
+    if request.node.get_closest_marker("random") and outcomes["tried"] > 20:
+        assert outcomes["accepted"] > outcomes["tried"] / 20
 
 
 @pytest.fixture

@@ -201,25 +201,15 @@ def test_every_layer_takes_part(name):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_bad_numbers(name):
+def test_a_width_that_leaves_nothing(name):
     with pytest.raises(ValueError, match=r"width=0\.001 leaves 0 of \d+ channels"):
         zoo.build_on_meta(name, width=0.001)
-    with pytest.raises(ValueError, match="in_channels=0"):
-        zoo.build_on_meta(name, in_channels=0)
-    for classes in (0, 1):
-        with pytest.raises(ValueError, match=f"num_classes={classes}; expected 2 or more"):
-            zoo.build_on_meta(name, num_classes=classes)
 
 
 @pytest.mark.parametrize("size", [0, 10, 62])
 def test_an_image_size_that_leaves_nothing(size):
     with pytest.raises(ValueError, match=f"image_size={size} leaves no pixels"):
         zoo.build_on_meta("alexnet", image_size=size)
-
-
-def test_an_unknown_form_gets_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean 'alexnet_small'"):
-        zoo.build("alexnet_smal")
 
 
 @pytest.mark.parametrize("name", FORMS)

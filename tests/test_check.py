@@ -62,16 +62,12 @@ NONSENSE = {
     "a class": nn.Linear,
     "a layer": nn.Linear(2, 2),
     "no arguments": lambda: -77,
-    "returns None": lambda *_, **__: None,
     "returns a number": lambda *_, **__: 5,
     "returns nan": lambda *_, **__: float("nan"),
-    "returns a string": lambda *_, **__: "x",
     "returns a tensor": lambda *_, **__: torch.rand(2, 3),
     "returns no values": lambda *_, **__: torch.empty(2, device="meta"),
-    "returns a tuple": lambda *_, **__: (1, "x"),
     "returns a layer": lambda *_, **__: nn.Linear(2, 2),
     "returns itself": Awkward(),
-    "raises": raises(ZeroDivisionError("by zero")),
     "leaves": raises(SystemExit(3)),
     "calls itself": forever,
     "its error has no words": raises(Unspeakable()),
@@ -99,6 +95,11 @@ def test_an_interruption_is_not_swallowed():
 @pytest.mark.parametrize("answer", [..., None, lambda *_, **__: ...])
 def test_untried_answers(answer):
     assert {state_of(e, answer)[0] for e in JUDGED.values()} == {"not tried yet"}
+
+
+def test_an_answer_that_changes_the_number_format_changes_it_for_itself():
+    state_of(EXERCISES["lenet.output_size"], lambda *_: torch.set_default_dtype(torch.float64))
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_the_error_of_an_answer_is_told():

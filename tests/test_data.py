@@ -513,12 +513,6 @@ def test_without_a_seed_images_come_in_order():
     assert torch.cat([y for _, y in found]).tolist() == [i % 4 for i in range(10)]
 
 
-@pytest.mark.parametrize(("n", "batch_size"), [(10, 5), (10, 10), (10, 64), (10, 1)])
-def test_len_counts_the_batches(n: int, batch_size: int):
-    batches = Batches(numbered(n), "train", batch_size, device="cpu")
-    assert len(batches) == len(list(batches))
-
-
 def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
     images = numbered(60)
     orders = [numbers(images, draw(images, epoch=e, seed=s)) for s in (0, 1) for e in (0, 1, 2)]
@@ -617,6 +611,15 @@ def test_a_device_holds_one_copy_of_the_images_as_long_as_somebody_uses_them():
     assert gone() is None
 
 
+def test_a_set_lives_as_long_as_its_copy_so_that_no_other_takes_its_place():
+    original = torch.zeros(3)
+    copy, alive = data.on_device(original, torch.device("meta")), weakref.ref(original)
+    del original
+    assert alive() is not None
+    del copy
+    assert alive() is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_batches():
     images = make_set(random_images(50, 3, 16, 16))
@@ -688,13 +691,12 @@ def test_crop_moves_by_at_most_an_eighth_and_shift_by_a_sixteenth(kinds, height,
         for top in range(2 * edge + 1)
         for left in range(2 * edge + 1)
     }
-    counts = dict.fromkeys(shifts, 0)
-    for x in found:
-        hits = [shift for shift, crop in shifts.items() if torch.equal(x, crop)]
-        assert len(hits) == 1
-        counts[hits[0]] += 1
-    even = 800 / len(shifts)
-    assert all(even / 3 < count < even * 2 for count in counts.values())
+    crops = torch.stack([*shifts.values()])
+    hits = (found[:, None] == crops).flatten(2).all(2)  # an image, a shift
+    assert (hits.sum(1) == 1).all()
+    even, counts = 800 / len(shifts), hits.sum(0)
+    assert (counts > even / 3).all()
+    assert (counts < even * 2).all()
 
 
 def draws(**columns: float) -> torch.Tensor:
@@ -776,13 +778,21 @@ def test_the_set_never_exists_as_floats():
         assert 0 < largest.nbytes <= 4 * 4 * image.numel()  # a batch of 4, in 4 bytes a value
 
 
-def test_on_a_cpu_batches_share_the_images(mnist_files: Path):
-    images = data.load("mnist")
-    batches = Batches(images, "train", 8, device="cpu")
-    assert batches.images.data_ptr() == images.train.images.data_ptr()
-
-
 # ---------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"classes": "abc"}, TypeError, "classes='abc'; expected a row of names"),
+        ({"classes": ("a", "b", "a", "c")}, ValueError, "two of the classes .* have the same name"),
+        ({"train": torch.zeros(2)}, TypeError, r"train is a Tensor; expected Images\("),
+        ({"test": None}, TypeError, r"test is a NoneType; expected Images\("),
+    ],
+)
+def test_a_set_of_odd_parts_is_refused(changes: dict, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        dataclasses.replace(numbered(8), **changes)
 
 
 @pytest.mark.parametrize(
@@ -796,6 +806,7 @@ def test_on_a_cpu_batches_share_the_images(mnist_files: Path):
         ({"batch_size": None}, "batch_size=None; expected 1 or more, as a whole number"),
         ({"size": 0}, "size=0; expected 1 or more"),
         ({"size": 2.0}, "size=2.0; expected 1 or more, as a whole number"),
+        ({"size": 4097}, "size=4097; expected 1 to 4,096 pixels"),
         ({"size": (2, 2)}, "expected 1 or more, as a whole number"),
         ({"seed": -1}, "seed=-1; expected 0 or more"),
         ({"seed": 0.5}, "seed=0.5; expected 0 or more"),

@@ -59,7 +59,6 @@ def test_there_are_enough_exercises_of_every_kind():
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_exercise_is_complete(name):
     exercise = EXERCISES[name]
-    assert name.endswith(f".{exercise.name}")
     assert exercise.name.isidentifier()
     assert exercise.statement == exercise.statement.strip() != ""
     assert len(exercise.hints) >= 2
@@ -575,7 +574,6 @@ RIGHT = {
 @pytest.mark.parametrize("name", JUDGED)
 def test_right_answers_are_right(name):
     answers = right_answers(name)
-    assert len(answers) >= 4
     refused = {form: state_of(EXERCISES[name], answer) for form, answer in answers.items()}
     assert {form: said for form, said in refused.items() if said[0] != "right"} == {}
 
@@ -659,7 +657,7 @@ def wrong_answers(name: str) -> dict[str, object]:
     else:
         answers = {"fails": fails, "nothing": lambda *_: 1, "twice": twice(solution)}
         answers |= {"negative": lambda net, parts: negative(solution, net, parts)}
-    if len(cases) > 1 and not isinstance(spoiled(0, ""), str) and len({*map(str, cases)}) > 1:
+    if len({*map(str, cases)}) > 1:
         answers["the first case's"] = only_once(solution)
     if any(isinstance(arg, CHANGEABLE) for case in cases for arg in case.args):
         answers["in place"] = in_place(solution)

@@ -294,6 +294,14 @@ def test_what_is_no_notebook_is_said(text: str, tmp_path: Path):
     assert grade.grade(tmp_path) == [("a.ipynb", "-", "not yet", "This is not a notebook.")]
 
 
+def test_a_notebook_without_exercises_is_said(tmp_path: Path):
+    cell = {"cell_type": "code", "source": ["1 + 1"]}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    assert grade.grade(tmp_path) == [
+        ("a.ipynb", "-", "not yet", "There are no exercises in this notebook.")
+    ]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="such names exist on Linux")
 def test_every_notebook_of_the_folder_is_graded_whatever_its_name(tmp_path: Path):
     (tmp_path / "late").mkdir()

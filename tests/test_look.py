@@ -533,6 +533,36 @@ def test_the_worst_mistakes_come_first(figures):
     assert alt.startswith(f"Mistakes: {names[0]} seen as {taken[0]};")
 
 
+def test_where_nothing_is_wrong_only_right_answers_are_shown():
+    digits = data.load("digits").sample(2)
+    right = Evaluation(0.1, 1.0, torch.eye(10), digits.test.labels, torch.tensor([0.1, 0.2]))
+    assert sorted(look.right_and_wrong(right, digits).tolist()) == [0, 1]
+    wrong = dataclasses.replace(right, predictions=(digits.test.labels + 1) % 10)
+    assert look.right_and_wrong(wrong, digits).tolist() == [1, 0]
+
+
+def test_heat_comes_from_the_layer_that_is_asked_for():
+    torch.manual_seed(0)
+    net, x = zoo.build("lenet5").eval(), torch.randn(1, 1, 28, 28)
+    classes = torch.tensor([3])
+    last, first = look.heat_maps(net, x, classes), look.heat_maps(net, x, classes, net.act1)
+    assert last.shape == first.shape == (1, 28, 28)
+    assert not torch.allclose(last, first, atol=0.05)
+
+
+def test_numbers_can_be_read_on_dark_and_on_light():
+    _, ax = look.figure()
+    look.numbers(ax, torch.tensor([[0.0, 1.0]]), "black and white")
+    assert [text.get_color() for text in ax.texts] == ["white", "black"]
+
+
+def test_counts_can_be_read_on_dark_and_on_light(figures):
+    look.confusion(torch.tensor([[50, 1], [9, 50]]), ["a", "b"], "mistakes")
+    ((fig, _),) = figures
+    colours = {text.get_text(): text.get_color() for text in fig.axes[0].texts}
+    assert colours == {"50": "black", "1": "black", "9": "white"}
+
+
 def test_right_answers_of_different_classes_then_the_worst_mistakes():
     digits = data.load("digits")
     order = digits.test.labels.argsort(stable=True)

@@ -120,8 +120,3 @@ def test_images_with_other_channels():
         told_by_layer(net, x.shape),
     ):
         net(x)
-
-
-def test_an_unknown_width():
-    with pytest.raises(ValueError, match=r"mobilenet_033.*mobilenet_025"):
-        zoo.build("mobilenet_033")

@@ -384,13 +384,6 @@ def test_a_failing_cell_is_named():
     assert notebook.cells[-1].outputs == []
 
 
-def test_a_kernel_is_a_notebook_and_this_is_none():
-    notebook = code("from common import machine", "machine.in_notebook()")
-    notebooks.execute(notebook, "a.ipynb")
-    assert notebook.cells[-1].outputs[0].data["text/plain"] == "True"
-    assert not machine.in_notebook()
-
-
 def test_ctrl_c_is_no_fault_of_the_notebook():
     def tick(done: int, total: int) -> None:
         if done == total - 1:  # while the last cell sleeps; once, or it stops the next test
@@ -425,6 +418,7 @@ def test_a_run_is_followed_and_cleaned():
     notebook = code(
         "import sys; print('a warning', file=sys.stderr)",
         "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='training'):\n    pass",
+        "from common import machine\nmachine.in_notebook()",
         "import pandas\npandas.DataFrame({'a': [1, 2], 'b': [3, 4]})",
         "import os; os.getcwd() == os.path.abspath('../notebooks')",
     )
@@ -432,7 +426,7 @@ def test_a_run_is_followed_and_cleaned():
     names = [cell.id for cell in notebook.cells]
     ticks = []
     notebooks.execute(notebook, "09_run.ipynb", lambda done, total: ticks.append((done, total)))
-    assert ticks == [(2, 5), (3, 5), (4, 5), (5, 5)]
+    assert ticks == [(2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
     dirty = [r for r in (metadata, counts, outputs) if list(r(notebook, "09_run"))]
     assert dirty == [metadata, counts, outputs]
 
@@ -440,6 +434,8 @@ def test_a_run_is_followed_and_cleaned():
     assert [r for r in (metadata, counts, outputs) if list(r(notebook, "09_run"))] == []
     assert [cell.id for cell in notebook.cells] == names
     assert notebook.cells[-1].outputs[0].data["text/plain"] == "True"
+    assert notebook.cells[-3].outputs[0].data["text/plain"] == "True"
+    assert not machine.in_notebook()
     table = notebook.cells[-2].outputs[0].data["text/html"]
     assert "<th>0</th><td>1</td><td>3</td>\n" in table, "a row a line"
     once = copy.deepcopy(notebook)
@@ -542,6 +538,24 @@ def cell(notebook: NotebookNode, id: str) -> NotebookNode:
     return next(cell for cell in notebook.cells if cell.id == id)
 
 
+def test_a_new_exercise_gets_its_cells_in_place_and_an_old_one_goes():
+    notebook = small()
+    notebook.cells.append(new_markdown_cell("## Summary", id="summary"))
+    notebooks.lay_out(notebook)
+    whole = [one.id for one in notebook.cells]
+    asked = [id for id in whole if id.startswith("ask-")]
+    assert asked == [f"ask-{n.replace('.', '--')}" for n in catalogue() if n.startswith("lenet.")]
+    assert whole[-2:] == ["progress", "summary"]
+    notebook.cells = [one for one in notebook.cells if not one.id.endswith("lenet--convolve")]
+    notebook.cells.insert(-2, new_code_cell("...", id="try-lenet--gone"))
+    notebooks.lay_out(notebook)
+    assert [one.id for one in notebook.cells] == whole
+    told = cell(notebook, "try-lenet--convolve").outputs[0].data
+    assert told["text/plain"].startswith("lenet.convolve: not tried yet.")
+    counts = [one.execution_count for one in notebook.cells if one.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+
+
 def says(id: str, source: str) -> Callable[[NotebookNode], None]:
     """A change that gives a cell another source."""
     return lambda notebook: cell(notebook, id).update(source=source)
@@ -639,8 +653,10 @@ def test_the_stored_table_of_budgets_is_that_of_its_cell(path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.setenv("CNN_PROFILE", "laptop")
-    for cell in load(path).cells:
-        if cell.cell_type == "code" and "= machine.choose(" in cell.source:
+    cells = [c for c in load(path).cells if c.cell_type == "code" and "machine.choose(" in c.source]
+    assert len(cells) == (path.stem != "99_compare")
+    for cell in cells:
+        if "= machine.choose(" in cell.source:
             code = ast.parse(cell.source).body
             last = [i for i, line in enumerate(code) if "machine.choose(" in ast.unparse(line)][-1]
             exec(compile(ast.Module(code[: last + 1], []), "", "exec"), {"machine": machine})

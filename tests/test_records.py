@@ -193,13 +193,14 @@ DAMAGE = [
     ("history", {"epochs": [{k: v for k, v in ROW.items() if k != "seconds"}], "best_epoch": 1}),
     ("history", {"epochs": [ROW], "best_epoch": True}), ("errors", {"a": "b"}),
     ("errors", {"1": "cat"}), ("image_size", []), ("precision", "int8"), ("test_images", 0),
-    ("class_accuracy", {"cat": 7}),
+    ("class_accuracy", {str(n): 7 for n in range(10)}),
     ("network", 5), ("options", []), ("stand_in", 1), ("image_size", 0), ("image_size", True),
     ("image_size", [0, 4]), ("params", 0), ("mult_adds", -1), ("train_images", 0),
     ("test_accuracy", 1.5), ("test_accuracy", "high"), ("train_seconds", 0), ("images_per_s", -1),
-    ("peak_memory_bytes", -5), ("history", {}), ("history", {"epochs": []}),
-    ("history", {"epochs": [{"epoch": -1}], "best_epoch": 1}), ("config", {}),
-    ("config", {"epochs": 0}), ("config", {"unknown": 1}), ("versions", None), ("errors", []),
+    ("peak_memory_bytes", -5), ("history", {}), ("versions", None), ("errors", []),
+    ("history", {"epochs": [], "best_epoch": 0}), ("history", {"epochs": [ROW], "best_epoch": 2}),
+    ("history", {"epochs": [ROW | {"epoch": 2}], "best_epoch": 1}),
+    ("history", {"epochs": [ROW], "best_epoch": "1"}), ("config", {}), ("config", {"epochs": 1}),
 ]  # fmt: skip
 
 
@@ -212,6 +213,20 @@ def test_a_damaged_field_is_named_and_the_record_left_out(record, results, field
     assert found == []
     (problem,) = problems
     assert path.name in problem
+    assert field in problem or "'seconds'" in problem
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"epochs": 0}, "epochs=0; expected"), ({"unknown": 1}, "unknown"), ({"lr": -1}, "lr=-1")],
+)
+def test_a_record_of_settings_that_cannot_be_is_left_out(record, results, config, words):
+    path = records.save(record, results)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"config": values["config"] | config}))
+    found, (problem,) = records.read_all()
+    assert found == []
+    assert words in problem
 
 
 @pytest.mark.parametrize(

@@ -136,17 +136,9 @@ def test_width_scales_every_stage_of_resnet():
 
 
 @every_resnet
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"width": 0.005}, "width=0.005 leaves 0 of 64"),
-        ({"num_classes": 1}, "num_classes=1"),
-        ({"in_channels": 0}, "in_channels=0"),
-    ],
-)
-def test_resnet_refuses_options(name: str, options: dict, words: str):
-    with pytest.raises(ValueError, match=words):
-        zoo.build(name, **options)
+def test_a_width_that_leaves_nothing(name: str):
+    with pytest.raises(ValueError, match=r"width=0\.005 leaves 0 of 64"):
+        zoo.build(name, width=0.005)
 
 
 def test_resnet_refuses_images_of_other_channels():
@@ -154,8 +146,3 @@ def test_resnet_refuses_images_of_other_channels():
     with pytest.raises(ValueError, match=r"'conv1'.* to have 1 channels"):  # noqa: SIM117
         with advice.told_by_layer(net, x.shape):
             net(x)
-
-
-def test_unknown_resnet_names_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean 'resnet18'"):
-        zoo.build("resnet_18")

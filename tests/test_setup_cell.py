@@ -200,13 +200,6 @@ def test_an_address_out_of_reach_is_named_and_leaves_nothing(address, tmp_path, 
     assert not list(empty.iterdir())
 
 
-@needs_git
-def test_after_a_failure_the_next_run_fetches(tmp_path, empty, bare):
-    here = stubs(tmp_path / "stubs")
-    start(empty, here, COURSE_URL="file:///no/such/course.git")
-    said_by_course(start(empty, here, COURSE_URL=bare.as_uri()), empty / "course")
-
-
 def test_without_git_the_address_is_named(tmp_path, empty, bare):
     bin_without_git = tmp_path / "bin"
     bin_without_git.mkdir()

@@ -17,9 +17,10 @@ def weighted(model: nn.Module) -> list[nn.Module]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_agrees_with_torchvision(name):
-    """Full size, the paper's setting: same weights, same logits, same gradient of the input.
+    """Same weights, same logits, same gradient of the input; the largest share one set of tensors.
 
-    The two share one set of tensors, so that 140 million numbers are drawn once.
+    VGG-11 whole, in the paper's setting. The others differ from it in their convolutions alone, so
+    theirs are compared on a smaller image, and of their classifiers the shapes.
     """
     ours = zoo.build_on_meta(name, in_channels=3, num_classes=1000)
     with torch.device("meta"):
@@ -28,6 +29,10 @@ def test_agrees_with_torchvision(name):
     for mine, other in zip(weighted(ours), weighted(theirs), strict=True):
         assert type(mine) is type(other)
         assert mine.weight.shape == other.weight.shape
+    if name != "vgg11":
+        ours = nn.Sequential(*(ours.get_submodule(f"block{n}") for n in range(1, 6)))
+        theirs = theirs.features
+    for mine, other in zip(weighted(ours), weighted(theirs), strict=True):
         spread = (2 / mine.weight[0].numel()) ** 0.5  # keeps the signal's size
         for key, scale in (("weight", spread), ("bias", 0.1)):
             values = torch.empty(getattr(mine, key).shape)
@@ -35,7 +40,8 @@ def test_agrees_with_torchvision(name):
             tensor = nn.Parameter(values, requires_grad=False)
             setattr(mine, key, tensor)
             setattr(other, key, tensor)
-    x = torch.randn(1, 3, 224, 224, generator=generator)
+    side = 224 if name == "vgg11" else 64
+    x = torch.randn(1, 3, side, side, generator=generator)
     found = []
     for model in (ours.eval(), theirs.eval()):
         image = x.clone().requires_grad_()
@@ -99,8 +105,6 @@ def test_kaimings_start_keeps_the_signal(name):
     [
         ({"image_size": 31}, "image_size=31; five poolings need at least 32 pixels"),
         ({"width": 0.001}, r"width=0\.001 leaves 0 of 64 channels"),
-        ({"num_classes": 1}, "num_classes=1"),
-        ({"in_channels": 0}, "in_channels=0"),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)

@@ -228,11 +228,11 @@ def networks(
     Where ours computes in another format than fp32, a row "training, both in fp32" and one against
     the usual loop in that very format tell the loop from the format.
     """
-    chosen = machine.precision(precision)
+    chosen, wanted = machine.precision(precision), list(measured(names, most))
     data = load("fashion_mnist")
     rate, bytes_per_s = matrix_rate(chosen), bandwidth()
     rows = []
-    for row in measured(names, most):
+    for row in wanted:
         name, size, batch_size = row["network"], row["image_size"], row["batch_size"]
 
         def fresh(row=row) -> nn.Module:

@@ -66,9 +66,13 @@ def grade(folder: Path, seconds: float = SECONDS) -> list[Row]:
     """A row for every exercise of every notebook in `folder` and below, whatever they do."""
     if not 1 <= seconds <= 3600:
         raise ValueError(f"seconds is {seconds:g}; expected 1 to 3600.")
+    return [row for path in submissions(folder) for row in rows_of(path, folder, seconds)]
+
+
+def submissions(folder: Path) -> list[Path]:
+    """The notebooks in `folder` and below, but for those that a program has left there."""
     paths = (path for path in folder.rglob("*") if path.suffix.lower() == ".ipynb")
-    mine = (path for path in sorted(paths) if not of_system(path.relative_to(folder)))
-    return [row for path in mine for row in rows_of(path, folder, seconds)]
+    return [path for path in sorted(paths) if not of_system(path.relative_to(folder))]
 
 
 def of_system(path: Path) -> bool:
@@ -342,9 +346,10 @@ def main(
     """
     if folder is None or not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected that of the submitted notebooks.")
-    out.mkdir(parents=True, exist_ok=True)
-    if not (rows := grade(folder, seconds)):
+    if not submissions(folder):
         raise ValueError(f"{folder} holds no notebooks (.ipynb).")
+    out.mkdir(parents=True, exist_ok=True)  # raises for a file, before hours of work
+    rows = grade(folder, seconds)
     write_csv(rows, out / "grades.csv")
     (out / "grades.html").write_text(page(rows), encoding="utf-8")
     print(f"{len(rows)} verdicts in {out}; {'sandboxed' if sandboxed() else 'NO sandbox'}")

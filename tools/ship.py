@@ -6,10 +6,11 @@ the sample of test images that ships as well.
 
 import hashlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
-from common import data, experiments, machine, records, weights
+from common import data, experiments, records, weights
 from common.data import Batches, ImageSet
 from common.records import Record
 from common.train import evaluate
@@ -52,7 +53,8 @@ def main(experiment: str = "cifar10") -> int:
             print(f"{name}: no {file}")
             continue
         if sample is None:
-            sample = data.load(run.dataset, root=machine.HOME / "samples/none")
+            with TemporaryDirectory() as nothing:  # where no whole set is
+                sample = data.load(run.dataset, root=nothing)
         target = ship(file, name, run, sample)
         print(f"{target.name}: {target.stat().st_size / 1e3:,.0f} kB")
     write_sums()
