@@ -88,15 +88,29 @@ def test_in_turn_measures_each_side(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
 
-    def side(images, seconds):
-        while True:
-            clock[0] += seconds
+    def side(images, *seconds):
+        """A first step, then steps that take so many seconds."""
+        for each in (1, *seconds):
+            clock[0] += each
             yield images
 
-    found = bench.in_turn(side(10, 1.0), side(40, 0.5), seconds=4, rounds=3)
+    ours = side(40, 1, 1, 1, 1, 2, 2, 4)  # rounds of four, two and one step
+    found = bench.in_turn(side(10, *[1] * 12), ours, seconds=4, rounds=3)
     assert found["conventional_images_per_s"] == 10
-    assert found["images_per_s"] == 80
-    assert found["ratio"] == found["lowest_ratio"] == found["highest_ratio"] == 8
+    assert found["images_per_s"] == 20
+    assert (found["lowest_ratio"], found["ratio"], found["highest_ratio"]) == (1, 2, 4)
+
+
+def test_the_fastest_repetition_counts(monkeypatch):
+    clock, durations = [0.0], [9, 9, 3, 2, 4]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench.machine, "synchronize", lambda: None)
+
+    def work():
+        clock[0] += durations.pop(0)
+
+    assert bench.fastest(work, seconds=9) == 2  # after two to warm up
+    assert durations == []
 
 
 def test_limits_are_measured(monkeypatch):

@@ -225,6 +225,13 @@ def test_commands_that_cannot_be_shared_say_so(monkeypatch, capsys):
     assert "torchrun works with train;" in capsys.readouterr().err
 
 
+def test_processes_that_torchrun_did_not_start_are_told_so(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match="start the processes by torchrun"), ddp.joined():
+        pass
+
+
 def test_more_processes_than_gpus_are_refused_with_the_number_to_start(monkeypatch):
     monkeypatch.setattr(machine, "gpu_works", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

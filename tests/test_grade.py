@@ -321,9 +321,10 @@ def test_only_the_exercises_and_what_follows_run():
 
 def test_the_page_is_escaped_and_the_table_complete(tmp_path: Path):
     rows = [("<a>.ipynb", "lenet.convolve", "not yet", "<script>&")]
-    page = grade.page(rows)
+    page = grade.page([*rows, ("<a>.ipynb", "lenet.drop", "right", ""), ("b", "-", "right", "")])
     assert "<script>" not in page
-    assert "&lt;a&gt;.ipynb: 0 of 1 right" in page
+    assert "&lt;a&gt;.ipynb: 1 of 2 right" in page
+    assert "b: 1 of 1 right" in page
     grade.write_csv(rows, tmp_path / "g.csv")
     with open(tmp_path / "g.csv", newline="") as file:
         assert list(csv.reader(file))[1] == list(rows[0])
