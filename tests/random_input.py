@@ -56,7 +56,8 @@ def mostly(usual: st.SearchStrategy) -> st.SearchStrategy:
 def random_states() -> list:
     """The states of the three global generators."""
     numpy = np.random.get_state()
-    return [torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes(), random.getstate()]
+    parts = torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes(), numpy[2:]
+    return [*parts, random.getstate()]
 
 
 @contextmanager

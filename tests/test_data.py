@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import random
 import re
 import weakref
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from random_input import random_states
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -584,11 +584,6 @@ def test_a_pass_goes_on_to_the_next_epoch():
         assert torch.equal(first, passes[0])
     batches = Batches(images, "train", 16, device="cpu")  # nothing is drawn: nothing differs
     assert torch.equal(*(torch.cat([x for x, _ in batches]) for _ in range(2)))
-
-
-def random_states() -> list:
-    """The states of the three global generators."""
-    return [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]
 
 
 def test_the_global_generators_are_untouched():

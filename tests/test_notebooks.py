@@ -653,13 +653,14 @@ def test_the_stored_table_of_budgets_is_that_of_its_cell(path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.setenv("CNN_PROFILE", "laptop")
-    cells = [c for c in load(path).cells if c.cell_type == "code" and "machine.choose(" in c.source]
+    cells = [
+        c for c in load(path).cells if c.cell_type == "code" and "= machine.choose(" in c.source
+    ]
     assert len(cells) == (path.stem != "99_compare")
     for cell in cells:
-        if "= machine.choose(" in cell.source:
-            code = ast.parse(cell.source).body
-            last = [i for i, line in enumerate(code) if "machine.choose(" in ast.unparse(line)][-1]
-            exec(compile(ast.Module(code[: last + 1], []), "", "exec"), {"machine": machine})
-            stored = [output.data["text/plain"] for output in cell.outputs if "data" in output]
-            assert repr(shown.pop()) in stored, "run the cell again"
+        code = ast.parse(cell.source).body
+        last = [i for i, line in enumerate(code) if "machine.choose(" in ast.unparse(line)][-1]
+        exec(compile(ast.Module(code[: last + 1], []), "", "exec"), {"machine": machine})
+        stored = [output.data["text/plain"] for output in cell.outputs if "data" in output]
+        assert repr(shown.pop()) in stored, "run the cell again"
     assert not shown

@@ -20,11 +20,6 @@ LAYER_PARAMS = compare.reports()["layer_params"]
 LAYER_SHAPES = compare.reports()["layer_shapes"]
 
 
-def of_zoo(name: str, **options) -> nn.Module:
-    """A model on the meta device."""
-    return zoo.build_on_meta(name, **options)
-
-
 def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
@@ -255,7 +250,7 @@ def as_printed(value: float) -> str:
 @pytest.mark.parametrize("row", STATED, ids=lambda row: f"{row.report}-{row.name}")
 def test_reported_totals(row):
     name = row.network
-    model = of_zoo(name)
+    model = zoo.build_on_meta(name)
     assert count(model) == row.params == zoo.variant(name).params
     if row.mult_adds is not None:
         table = probe.layers(model, (row.batch_size, *zoo.variant(name).input_shape))
@@ -264,12 +259,12 @@ def test_reported_totals(row):
 
 @pytest.mark.parametrize("name", PAPER_PARAMS)
 def test_papers_totals(name):
-    assert count(of_zoo(name, in_channels=3, num_classes=1000)) == PAPER_PARAMS[name]
+    assert count(zoo.build_on_meta(name, in_channels=3, num_classes=1000)) == PAPER_PARAMS[name]
 
 
 def by_part(name: str, parts: list[str]) -> list[tuple[str, tuple[int, ...], int]]:
     """(part, output shape, parameters) of named layers or blocks of a model."""
-    table = probe.layers(of_zoo(name), (1, *zoo.variant(name).input_shape))
+    table = probe.layers(zoo.build_on_meta(name), (1, *zoo.variant(name).input_shape))
     found = []
     for part in parts:
         inside_part = [layer == part or layer.startswith(f"{part}.") for layer in table["layer"]]

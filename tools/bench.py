@@ -228,7 +228,7 @@ def networks(
     Where ours computes in another format than fp32, a row "training, both in fp32" and one against
     the usual loop in that very format tell the loop from the format.
     """
-    chosen, wanted = machine.precision(precision), list(measured(names, most))
+    chosen, wanted = machine.precision(precision), measured(names, most)
     data = load("fashion_mnist")
     rate, bytes_per_s = matrix_rate(chosen), bandwidth()
     rows = []
